@@ -1,0 +1,2 @@
+// Package qr is the QR grant.
+package qr

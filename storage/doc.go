@@ -1,0 +1,15 @@
+// Package storage is the contract between the provider and its database: the records, the
+// state machine of the QR grant (qrsession.go) and the Store interface that a driver
+// implements. It holds the records and their rules and imports nothing of this module.
+//
+// It never speaks HTTP or OAuth wire formats, never sees a secret in the clear (callers hand
+// in hashes), and never reads a clock: every method that needs the time is given it.
+//
+// # Design
+//
+// The state machine lives here, beside the record, because its invariants must hold inside
+// the driver's transaction: UpdateQRSession runs a pure function on the current record and
+// stores the result as one compare-and-swap together with the audit rows the function caused.
+// Steps return an outcome value rather than an error, because an OAuth error is not a
+// rollback: a wrong check code or a raised polling interval must persist.
+package storage

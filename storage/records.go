@@ -1,0 +1,192 @@
+package storage
+
+import "time"
+
+// TokenKind tells the artefacts of fosite apart; one signature space each.
+type TokenKind uint8
+
+// The kinds of Token.
+const (
+	TokenCode TokenKind = iota + 1
+	TokenAccess
+	TokenRefresh
+)
+
+// TokenSignature is SHA-256 of a token as sent: the only trace of it at rest.
+type TokenSignature [32]byte
+
+// Token is any artefact the token endpoint deals in. The authorization code, its PKCE
+// challenge and its OpenID Connect facts are one record, so a code costs one write.
+type Token struct {
+	Kind      TokenKind      `cbor:"1,keyasint"`
+	Signature TokenSignature `cbor:"2,keyasint"`
+	// RequestID is the family: every token that descends from one authorization or one
+	// redemption carries it.
+	RequestID string `cbor:"3,keyasint,omitempty"`
+	ClientID  string `cbor:"4,keyasint,omitempty"`
+	// Subject is empty for client-credentials tokens.
+	Subject string `cbor:"5,keyasint,omitempty"`
+	// SessionID is the sid of the sign-in behind the token; empty when there is none.
+	SessionID string `cbor:"6,keyasint,omitempty"`
+	// Active is false once the token was used (code, refresh) or revoked. UsedAt says when.
+	Active    bool      `cbor:"7,keyasint,omitempty"`
+	UsedAt    time.Time `cbor:"8,keyasint,omitzero"`
+	ExpiresAt time.Time `cbor:"9,keyasint"`
+	// KeepUntil is when Sweep may remove the row; it is later than ExpiresAt where a
+	// replay must still be recognised. Zero means ExpiresAt.
+	KeepUntil time.Time `cbor:"10,keyasint,omitzero"`
+	// Data is the adapter's own versioned record (scopes, claims, code challenge).
+	Data []byte `cbor:"11,keyasint,omitempty"`
+}
+
+// TokenFilter selects tokens for RevokeTokens: those that match every non-empty field. A
+// filter with neither RequestID, SessionID nor Subject selects nothing.
+type TokenFilter struct {
+	RequestID string
+	SessionID string
+	Subject   string
+	ClientID  string
+	Kind      TokenKind
+}
+
+// Client is a registered OAuth client.
+type Client struct {
+	ID   string `cbor:"1,keyasint"`
+	Name string `cbor:"2,keyasint,omitempty"`
+	// SecretHashes holds SHA-256 of each valid secret. Secrets are generated with 256 bits,
+	// which is why a fast hash is enough. Empty means a public client.
+	SecretHashes [][32]byte `cbor:"3,keyasint,omitempty"`
+	RedirectURIs []string   `cbor:"4,keyasint,omitempty"`
+	// GrantTypes it may use; at most one of the two device grants. Empty means authorization_code.
+	GrantTypes []string `cbor:"5,keyasint,omitempty"`
+	// Scopes it may ask for.
+	Scopes []string `cbor:"6,keyasint,omitempty"`
+	// PKCEOptional lets a confidential client leave PKCE out; public clients always need it.
+	PKCEOptional bool `cbor:"7,keyasint,omitempty"`
+	// IDTokenAlg is ES256 when empty, or RS256.
+	IDTokenAlg string `cbor:"8,keyasint,omitempty"`
+	// FirstParty clients skip the consent page.
+	FirstParty bool `cbor:"9,keyasint,omitempty"`
+	// Approver marks the client of a phone app whose tokens may approve QR sessions.
+	Approver bool `cbor:"10,keyasint,omitempty"`
+	// SharedAudiences lists further audiences an approver's token may carry (protocol §6).
+	SharedAudiences []string `cbor:"11,keyasint,omitempty"`
+	QR              QRPolicy `cbor:"12,keyasint,omitempty"`
+	Disabled        bool     `cbor:"13,keyasint,omitempty"`
+}
+
+// Public reports whether the client has no secret.
+func (c *Client) Public() bool { return len(c.SecretHashes) == 0 }
+
+// QRPolicy is what a client may do with the two device grants (protocol §9).
+type QRPolicy struct {
+	// Enabled is off unless set.
+	Enabled bool `cbor:"1,keyasint,omitempty"`
+	// AllowedScopes bounds what a QR approval can grant. Empty means openid and profile.
+	AllowedScopes []string `cbor:"2,keyasint,omitempty"`
+	// Lifetime is expires_in; zero means 240 s (QR grant) or 600 s (device_code). Under
+	// 120 s is refused.
+	Lifetime time.Duration `cbor:"3,keyasint,omitempty"`
+	// TypeUserCode asks the person to type the user code in the device_code grant; false
+	// asks only to compare it.
+	TypeUserCode bool `cbor:"4,keyasint,omitempty"`
+	// OfflineAccess lets a redemption issue a refresh token (24 h, rotated).
+	OfflineAccess bool `cbor:"5,keyasint,omitempty"`
+}
+
+// User is a person who can sign in.
+type User struct {
+	Subject string `cbor:"1,keyasint"`
+	// Login is the user name, unique in any case.
+	Login string `cbor:"2,keyasint"`
+	// PasswordHash is an argon2id hash in PHC string format; empty: no password sign-in.
+	PasswordHash string `cbor:"3,keyasint,omitempty"`
+	// Claims are the OpenID Connect standard claims by name, as userinfo returns them.
+	Claims   map[string]any `cbor:"4,keyasint,omitempty"`
+	Disabled bool           `cbor:"5,keyasint,omitempty"`
+}
+
+// Session is one sign-in of one person: the sid of OpenID Connect.
+type Session struct {
+	ID      string `cbor:"1,keyasint"`
+	Subject string `cbor:"2,keyasint"`
+	// CookieHash is SHA-256 of the browser's session cookie; zero for a sign-in without one.
+	CookieHash [32]byte `cbor:"3,keyasint,omitzero"`
+	// QRBorn marks a sign-in that a QR approval made; it can never approve another (protocol §8).
+	QRBorn bool `cbor:"4,keyasint,omitempty"`
+	// ParentID is the phone's session that approved a QR-born one.
+	ParentID string `cbor:"5,keyasint,omitempty"`
+	// ClientID is the client a QR-born sign-in was made for; ApproverID the phone app's.
+	ClientID   string `cbor:"6,keyasint,omitempty"`
+	ApproverID string `cbor:"7,keyasint,omitempty"`
+	// AuthTime is when the person last proved who they are; AMR and ACR say how.
+	AuthTime time.Time `cbor:"8,keyasint"`
+	AMR      []string  `cbor:"9,keyasint,omitempty"`
+	ACR      string    `cbor:"10,keyasint,omitempty"`
+	// Device is the user agent in words.
+	Device    string    `cbor:"11,keyasint,omitempty"`
+	CreatedAt time.Time `cbor:"12,keyasint"`
+	ExpiresAt time.Time `cbor:"13,keyasint"`
+	// EndedAt is when it was signed out or revoked; zero while it lasts.
+	EndedAt time.Time `cbor:"14,keyasint,omitzero"`
+}
+
+// ActiveAt reports whether the session lasts at now.
+func (s *Session) ActiveAt(now time.Time) bool {
+	return s.EndedAt.IsZero() && now.Before(s.ExpiresAt)
+}
+
+// KeyUse tells what a Key is for.
+type KeyUse string
+
+// The uses of Key.
+const (
+	// KeySigning signs ID tokens; Secret is PKCS #8.
+	KeySigning KeyUse = "sig"
+	// KeyServer makes and checks HMACs, seals and frames; Secret is 32 random bytes.
+	KeyServer KeyUse = "server"
+)
+
+// Key is a private key of the provider.
+type Key struct {
+	ID        string    `cbor:"1,keyasint"`
+	Use       KeyUse    `cbor:"2,keyasint"`
+	Algorithm string    `cbor:"3,keyasint,omitempty"`
+	Secret    []byte    `cbor:"4,keyasint"`
+	CreatedAt time.Time `cbor:"5,keyasint"`
+}
+
+// AuditEvent is one row of the audit trail: ids and hashes, never a secret.
+type AuditEvent struct {
+	At   time.Time `cbor:"1,keyasint"`
+	Type string    `cbor:"2,keyasint"`
+	// QRSession is the hash of the session's reference; empty when the event has none.
+	QRSession string `cbor:"3,keyasint,omitempty"`
+	// ClientID is the asking client, Subject the person once known, ApproverID the phone app.
+	ClientID   string `cbor:"4,keyasint,omitempty"`
+	Subject    string `cbor:"5,keyasint,omitempty"`
+	ApproverID string `cbor:"6,keyasint,omitempty"`
+	SessionID  string `cbor:"7,keyasint,omitempty"`
+	// Detail is a fixed word, such as the state a failed code led to.
+	Detail string `cbor:"8,keyasint,omitempty"`
+}
+
+// The types of AuditEvent (protocol §10).
+const (
+	EventQROpened        = "qr.opened"
+	EventQRFrameRejected = "qr.frame_rejected"
+	EventQRScanned       = "qr.scanned"
+	EventQRClaimConflict = "qr.claim_conflict"
+	EventQRCodeFailed    = "qr.code_failed"
+	EventQRStepUp        = "qr.step_up"
+	EventQRApproved      = "qr.approved"
+	EventQRDenied        = "qr.denied"
+	EventQRReported      = "qr.reported"
+	EventQRCancelled     = "qr.cancelled"
+	EventQRExpired       = "qr.expired"
+	EventQRRedeemed      = "qr.redeemed"
+	EventQRReplayed      = "qr.replayed"
+	EventQRBindingFailed = "qr.binding_failed"
+	EventQRRateLimited   = "qr.rate_limited"
+	EventQRRevoked       = "qr.revoked"
+)

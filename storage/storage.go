@@ -1,0 +1,133 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// The sentinel errors of every driver; compare with errors.Is.
+var (
+	// ErrNotFound: there is no such record, or it has been swept.
+	ErrNotFound = errors.New("storage: not found")
+	// ErrConflict: a record of that key exists already, or a conditional write found
+	// another state than it was conditional on. Nothing was written.
+	ErrConflict = errors.New("storage: conflict")
+	// ErrFull: a limit of the driver is reached (undecided QR sessions in memory, file
+	// size). Nothing was written; the same call may succeed later.
+	ErrFull = errors.New("storage: full")
+)
+
+// Store is what a driver implements; storagetest.Run is its conformance suite.
+//
+// Every method looks for a unit of work in ctx first (see Tx) and returns fresh copies: the
+// caller may change what it gets and reuse what it gave. A method that returns nil has its
+// effect on disk, except where it says otherwise.
+type Store interface {
+	QRSessions
+	Tokens
+	Clients
+	Users
+	Sessions
+	Keys
+	Audit
+
+	// Tx runs fn as one unit of work: what fn writes with the ctx it is given is applied
+	// in one durable transaction when fn returns nil, and dropped when it returns an error
+	// or panics. A Tx inside a Tx joins it. Writes are buffered: a read inside the unit sees
+	// the store as it was. A conditional write that fails at commit makes Tx return
+	// ErrConflict. No driver holds its write transaction open while fn runs.
+	Tx(ctx context.Context, fn func(ctx context.Context) error) error
+	// Sweep removes at most limit records that are due at now, writes the audit rows of
+	// expired sessions, and reports whether more are due. Its cost is that of what is due.
+	Sweep(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error)
+	// Health reports whether the store can serve reads and writes.
+	Health(ctx context.Context) error
+	// Close flushes what is not yet on disk and releases the store.
+	Close() error
+}
+
+// QRSessions keeps QR sessions, the one record of the grant.
+type QRSessions interface {
+	// CreateQRSession stores a new session. It may return before the record is on disk
+	// (a crash then costs a new QR code). ErrConflict: the id, or the user code of a live
+	// session, is taken; ErrFull: too many undecided sessions.
+	CreateQRSession(ctx context.Context, s *QRSession) error
+	// QRSession returns the session. It takes no lock and never waits for a writer.
+	QRSession(ctx context.Context, id QRID) (*QRSession, error)
+	// QRSessionByUserCode returns the session that holds this user code, ended or not.
+	QRSessionByUserCode(ctx context.Context, code UserCodeHash) (*QRSession, error)
+	// UpdateQRSession runs fn on the current record and stores what fn made of it, with
+	// the audit events fn caused, as one compare-and-swap. An error of fn is returned as it
+	// is and nothing is stored. fn must be pure: it may run again. A scan may be
+	// acknowledged before it is on disk (QRSession.Lazy); every other change is durable
+	// when the call returns, or inside a unit of work when that commits.
+	UpdateQRSession(ctx context.Context, id QRID, fn func(*QRSession) error) error
+	// WatchQRSession returns a channel that gets a value after the session changed, and
+	// the function that ends the watch. A wake-up is a hint: it may be lost, doubled or
+	// late, so the waiter reads the record again and keeps a timer of its own.
+	WatchQRSession(id QRID) (hint <-chan struct{}, stop func())
+}
+
+// Tokens keeps every artefact of fosite: codes, access tokens and refresh tokens.
+type Tokens interface {
+	// PutToken stores a new token. ErrConflict: the signature is taken.
+	PutToken(ctx context.Context, t *Token) error
+	// Token returns the token, active or not; the caller looks at Active and ExpiresAt.
+	Token(ctx context.Context, kind TokenKind, sig TokenSignature) (*Token, error)
+	// UseToken makes an active token inactive. Exactly one caller wins; the others get
+	// ErrConflict (inside a unit of work: from Tx).
+	UseToken(ctx context.Context, kind TokenKind, sig TokenSignature, now time.Time) error
+	// RevokeTokens makes every token that matches the filter inactive and returns how
+	// many were active. It writes through at once, even inside a unit of work, because
+	// the detection of a replay ends in an error answer and must still be on disk.
+	RevokeTokens(ctx context.Context, f TokenFilter, now time.Time) (int, error)
+}
+
+// Clients keeps the registered OAuth clients.
+type Clients interface {
+	// PutClient stores or replaces a client.
+	PutClient(ctx context.Context, c *Client) error
+	Client(ctx context.Context, id string) (*Client, error)
+	// Clients lists every client by id.
+	Clients(ctx context.Context) ([]*Client, error)
+}
+
+// Users keeps the people who can sign in.
+type Users interface {
+	// PutUser stores or replaces a user. ErrConflict: another user has that login.
+	PutUser(ctx context.Context, u *User) error
+	User(ctx context.Context, subject string) (*User, error)
+	// UserByLogin finds a user by login name, in any case.
+	UserByLogin(ctx context.Context, login string) (*User, error)
+}
+
+// Sessions keeps sign-ins (the sid of OpenID Connect), born of a password or of a QR approval.
+type Sessions interface {
+	// PutSession stores or replaces a session.
+	PutSession(ctx context.Context, s *Session) error
+	Session(ctx context.Context, id string) (*Session, error)
+	// SessionsBySubject lists a person's sessions, newest first, ended ones until swept.
+	SessionsBySubject(ctx context.Context, subject string) ([]*Session, error)
+	// EndSession marks the session ended; ending it again changes nothing.
+	EndSession(ctx context.Context, id string, now time.Time) error
+}
+
+// Keys keeps signing keys and server keys.
+type Keys interface {
+	// PutKey stores a new key. ErrConflict: the id is taken.
+	PutKey(ctx context.Context, k *Key) error
+	// Keys lists every key, oldest first.
+	Keys(ctx context.Context) ([]*Key, error)
+}
+
+// Audit keeps the audit trail. The rows of a QR session's moves are written by the driver
+// itself in the transaction of the move.
+type Audit interface {
+	// RecordEvent adds a row that belongs to no move (a refused frame, a limit). It is
+	// written behind and may be dropped when too many wait.
+	RecordEvent(ctx context.Context, e AuditEvent)
+	// Events returns at most limit rows in order of time, those after the given row key;
+	// nil starts at the oldest. It returns the key to go on from.
+	Events(ctx context.Context, after []byte, limit int) (events []AuditEvent, next []byte, err error)
+}
