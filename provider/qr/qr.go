@@ -53,6 +53,10 @@ type Policy struct {
 	Name string
 	// Verified says how the name was verified: redirect, attested or none. Empty means none.
 	Verified string
+	// MinNonce refuses a shorter nonce at the opening. Set it to fosite's
+	// MinParameterEntropy where fosite's own ID token strategy is used, which would refuse
+	// it only after the person has approved. Zero accepts any.
+	MinNonce int
 }
 
 // Bearer is what the provider knows of an access token sent to the phone endpoints. The

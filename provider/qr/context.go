@@ -1,0 +1,205 @@
+package qr
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// unknown is what the context says of facts that are not looked up.
+const unknown = "unknown"
+
+// Context is what the person sees before deciding (protocol §6). The server builds all of it;
+// client text is marked untrusted.
+type Context struct {
+	Client         ContextClient  `json:"client"`
+	Door           string         `json:"door"`
+	Issuer         string         `json:"issuer"`
+	Device         ContextDevice  `json:"device"`
+	Network        ContextNetwork `json:"network"`
+	UserCode       string         `json:"user_code,omitempty"`
+	Scopes         []ContextScope `json:"scopes"`
+	BindingMessage string         `json:"binding_message,omitempty"`
+	// AgeSeconds is how long ago the session was opened; the digest leaves it out.
+	AgeSeconds  int64    `json:"age_seconds"`
+	Consequence string   `json:"consequence"`
+	Warnings    []string `json:"warnings"`
+}
+
+// ContextClient is the asking client.
+type ContextClient struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// Verified is redirect, attested or none.
+	Verified string `json:"verified"`
+}
+
+// ContextDevice is the consumption device; NameUntrusted is the client's own text.
+type ContextDevice struct {
+	Description   string `json:"description"`
+	NameUntrusted string `json:"name_untrusted,omitempty"`
+	Known         string `json:"known"`
+}
+
+// ContextNetwork is where the request comes from. Address is shown only to a phone on the
+// same network prefix.
+type ContextNetwork struct {
+	Name     string `json:"name,omitempty"`
+	City     string `json:"city,omitempty"`
+	Distance string `json:"distance"`
+	Address  string `json:"address,omitempty"`
+}
+
+// ContextScope is one scope with its meaning in words.
+type ContextScope struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// The warnings of a Context.
+const (
+	// WarnUnverifiedClient: anybody could use this client's name.
+	WarnUnverifiedClient = "client_unverified"
+	// WarnTypedCode and WarnLink: the code did not come through the app's camera.
+	WarnTypedCode = "entry_typed"
+	WarnLink      = "entry_link"
+)
+
+// context builds what the claimer sees. It depends on the record and the client's
+// registration only, never on the caller, so that the digest can be made again.
+func (s *Server) context(ctx context.Context, k *serverKey, q *storage.QRSession, now time.Time) (Context, error) {
+	client, err := s.config.Client(ctx, q.ClientID)
+	if err != nil {
+		return Context{}, fmt.Errorf("qr: asking client: %w", err)
+	}
+	policy := s.config.Policy(ctx, client)
+	c := Context{
+		Client:         ContextClient{ID: q.ClientID, Name: policy.Name, Verified: policy.Verified},
+		Door:           "direct",
+		Issuer:         s.config.Issuer,
+		Device:         ContextDevice{Description: q.Device, NameUntrusted: q.DeviceName, Known: unknown},
+		Network:        ContextNetwork{Distance: unknown},
+		Scopes:         []ContextScope{},
+		BindingMessage: q.BindingMessage,
+		AgeSeconds:     int64(now.Sub(q.OpenedAt) / time.Second),
+		Warnings:       []string{},
+	}
+	if c.Client.Name == "" {
+		c.Client.Name = q.ClientID
+	}
+	if c.Client.Verified == "" {
+		c.Client.Verified = "none"
+	}
+	c.Consequence = "Another device will be signed in to " + c.Client.Name + " as you."
+	if q.Grant == storage.QRGrantDevice {
+		code, err := k.openUserCode(q)
+		if err != nil {
+			return Context{}, err
+		}
+		// Where it has to be typed, showing it would defeat the comparison.
+		if !q.TypeUserCode {
+			c.UserCode = showUserCode(code)
+		}
+	}
+	for _, name := range grantable(q.Scopes, client.GetScopes(), policy) {
+		text := s.config.ScopeText(name)
+		if text == "" {
+			text = name
+		}
+		c.Scopes = append(c.Scopes, ContextScope{Name: name, Text: text})
+	}
+	c.claimFacts(q)
+	return c, nil
+}
+
+func (c *Context) claimFacts(q *storage.QRSession) {
+	if c.Client.Verified == "none" {
+		c.Warnings = append(c.Warnings, WarnUnverifiedClient)
+	}
+	if q.Claim == nil {
+		return
+	}
+	if q.Claim.ShowAddress {
+		c.Network.Address = q.Address
+	}
+	switch q.Claim.Entry {
+	case storage.QREntryTyped:
+		c.Warnings = append(c.Warnings, WarnTypedCode)
+	case storage.QREntryLink:
+		c.Warnings = append(c.Warnings, WarnLink)
+	case storage.QREntryScanner:
+	}
+}
+
+func (c *Context) scopeNames() []string {
+	names := make([]string, len(c.Scopes))
+	for i, scope := range c.Scopes {
+		names[i] = scope.Name
+	}
+	return names
+}
+
+// digest is the HMAC over everything the person saw and when it runs out, but never over the
+// check code: what was seen is what is approved, and nothing about the code leaks.
+func (k *serverKey) digest256(q *storage.QRSession, c Context) (string, error) {
+	c.AgeSeconds = 0
+	seen, err := json.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("qr: encode context: %w", err)
+	}
+	expiry := strconv.FormatInt(q.DecisionDeadline().UnixNano(), 10)
+	sum := mac(k.digest, q.ID.String(), "|", expiry, "|", string(seen))
+	return base64.RawURLEncoding.EncodeToString(sum), nil
+}
+
+func digestsEqual(a, b string) bool { return hmac.Equal([]byte(a), []byte(b)) }
+
+// defaultScopes is what a QR approval can grant when the client's policy names nothing.
+var defaultScopes = [...]string{"openid", "profile"}
+
+// grantable is requested ∩ client ∩ QR-allowed, in the order requested. A scope of the grant
+// itself is never among them: no approval makes an approver (protocol §8).
+func grantable(requested, client []string, policy Policy) []string {
+	allowed := policy.AllowedScopes
+	if len(allowed) == 0 {
+		allowed = defaultScopes[:]
+	}
+	var scopes []string
+	for _, scope := range requested {
+		switch {
+		case strings.HasPrefix(scope, "qr:"), slices.Contains(scopes, scope):
+		case !slices.Contains(client, scope), !slices.Contains(allowed, scope):
+		default:
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes
+}
+
+// cleanText makes client text harmless to show: one line, no control or formatting
+// characters (which could reorder or hide text), at most limit characters.
+func cleanText(text string, limit int) string {
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, text)
+	text = strings.Join(strings.Fields(text), " ")
+	if runes := []rune(text); len(runes) > limit {
+		text = strings.TrimSpace(string(runes[:limit]))
+	}
+	return text
+}

@@ -1,0 +1,349 @@
+package qr
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const (
+	openWindow = time.Minute
+	// codeAttempts bounds the retries when a user code is taken: with a million live
+	// sessions of 20^8 codes one try in 25,000 collides.
+	codeAttempts = 8
+
+	maxText      = 64
+	maxNonce     = 512
+	maxHint      = 4096
+	challengeLen = 43
+)
+
+// DeviceAuthorization answers POST /device_authorization (RFC 8628 §3.1, protocol §4): it
+// opens a session for a consumption device.
+func (s *Server) DeviceAuthorization(w http.ResponseWriter, r *http.Request) {
+	form, client, fault := s.formRequest(w, r)
+	if fault != nil {
+		s.refuse(r.Context(), w, fault)
+		return
+	}
+	q, userCode, code, fault := s.openSession(r, client, form)
+	if fault != nil {
+		s.refuse(r.Context(), w, fault)
+		return
+	}
+	answer, err := s.opened(q, userCode, code)
+	if err != nil {
+		s.refuse(r.Context(), w, serverError(err))
+		return
+	}
+	writeJSON(w, http.StatusOK, "application/json", answer)
+}
+
+// Cancel answers POST /qr/cancel (protocol §4): the consumption device gives up.
+func (s *Server) Cancel(w http.ResponseWriter, r *http.Request) {
+	form, client, fault := s.formRequest(w, r)
+	if fault != nil {
+		s.refuse(r.Context(), w, fault)
+		return
+	}
+	q, fault := s.sessionOf(r.Context(), client, form.Get("device_code"))
+	if fault != nil {
+		s.refuse(r.Context(), w, fault)
+		return
+	}
+	var outcome storage.QRCancelOutcome
+	err := s.config.Store.UpdateQRSession(r.Context(), q.ID, func(q *storage.QRSession) error {
+		outcome = q.Cancel(s.config.Now())
+		return nil
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		s.refuse(r.Context(), w, invalidGrant())
+	case err != nil:
+		s.refuse(r.Context(), w, serverError(err))
+	case outcome == storage.QRCancelRedeemed:
+		s.refuse(r.Context(), w, tokenError(http.StatusConflict, "already_redeemed", "The tokens have been issued. Revoke them instead."))
+	default:
+		s.ended(q)
+		writeJSON(w, http.StatusOK, "application/json", struct{}{})
+	}
+}
+
+// formRequest does what every form endpoint does first: method, body, authentication.
+func (s *Server) formRequest(w http.ResponseWriter, r *http.Request) (url.Values, fosite.Client, *TokenError) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return nil, nil, tokenError(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers POST only.")
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		status, sentence := bodyFault(err)
+		return nil, nil, tokenError(status, "invalid_request", sentence)
+	}
+	if fault := unbuilt(r, form); fault != nil {
+		return nil, nil, fault
+	}
+	client, err := s.config.Authenticate(r.Context(), r, form)
+	if err != nil {
+		return nil, nil, asTokenError(err)
+	}
+	return form, client, nil
+}
+
+// unbuilt refuses what this server would otherwise ignore: a client that asks for a bound
+// token or another audience must not get less than that without noticing.
+func unbuilt(r *http.Request, form url.Values) *TokenError {
+	switch {
+	case len(r.Header.Values("DPoP")) > 0 || form.Get("dpop_jkt") != "":
+		return invalidRequest("DPoP is not supported by this server.")
+	case form.Get("resource") != "":
+		return tokenError(http.StatusBadRequest, "invalid_target", "Resource indicators are not supported by this server.")
+	}
+	return nil
+}
+
+// refuse logs a fault of ours and answers.
+func (s *Server) refuse(ctx context.Context, w http.ResponseWriter, e *TokenError) {
+	if e.Status >= http.StatusInternalServerError {
+		s.config.Logger.ErrorContext(ctx, "qr endpoint failed", "error", e.cause)
+	}
+	e.write(w)
+}
+
+// sessionOf finds the session of a device code, if it is this client's.
+func (s *Server) sessionOf(ctx context.Context, client fosite.Client, deviceCode string) (*storage.QRSession, *TokenError) {
+	code, ok := parseSecret(deviceCode)
+	if !ok {
+		return nil, invalidGrant()
+	}
+	q, err := s.config.Store.QRSession(ctx, code.id)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, invalidGrant()
+	case err != nil:
+		return nil, serverError(err)
+	case !code.matches(q.DeviceCodeHash) || q.ClientID != client.GetID():
+		return nil, invalidGrant()
+	}
+	return q, nil
+}
+
+// openSession checks the request in full before anything is counted or held.
+func (s *Server) openSession(r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, string, secret, *TokenError) {
+	ctx, now := r.Context(), s.config.Now().UTC().Truncate(time.Millisecond)
+	policy := s.config.Policy(ctx, client)
+	grant, ok := grantOf(client)
+	if !ok || !policy.Enabled {
+		return nil, "", secret{}, tokenError(http.StatusBadRequest, "unauthorized_client", "The client may not use this grant.")
+	}
+	q, fault := request(form, client, grant, policy)
+	if fault != nil {
+		return nil, "", secret{}, fault
+	}
+	if hint, idToken := form.Get("login_hint"), form.Get("id_token_hint"); hint != "" || idToken != "" {
+		q.Hinted, q.HintSubject = true, s.config.Hint(ctx, hint, idToken)
+	}
+	address := s.config.ClientAddress(r)
+	q.Device = describeUserAgent(r.UserAgent())
+	q.OpenedAt, q.KeyID = now, s.current.id
+	if address.IsValid() {
+		q.Address = address.String()
+	}
+	userCode, code, err := s.create(ctx, q, prefix(address), now)
+	var limit *TokenError
+	switch {
+	case errors.As(err, &limit):
+		s.record(ctx, storage.EventQRRateLimited, nil, Approver{}, "open")
+		return nil, "", secret{}, limit
+	case errors.Is(err, storage.ErrFull):
+		return nil, "", secret{}, limited(openWindow)
+	case err != nil:
+		return nil, "", secret{}, serverError(err)
+	}
+	return q, userCode, code, nil
+}
+
+// create makes the secrets and stores the session, under the opening limits.
+func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Prefix, now time.Time) (string, secret, error) {
+	if wait := s.reports.barred(asker{q.ClientID, q.Address}, now); wait > 0 {
+		return "", secret{}, limited(wait)
+	}
+	if wait := s.opens.take(from, now); wait > 0 {
+		return "", secret{}, limited(wait)
+	}
+	var err error
+	for range codeAttempts {
+		var id storage.QRID
+		if _, err := io.ReadFull(s.config.Rand, id[:]); err != nil {
+			return "", secret{}, err
+		}
+		code, codeErr := newSecret(s.config.Rand, id)
+		userCode, userErr := newUserCode(s.config.Rand)
+		if err := errors.Join(codeErr, userErr); err != nil {
+			return "", secret{}, err
+		}
+		q.ID, q.DeviceCodeHash = id, code.hash()
+		q.UserCodeHash, q.UserCodeSealed = s.current.userCodeHash(userCode), s.current.sealUserCode(id, userCode)
+		if wait := s.open.take(from, id, now, q.ExpiresAt()); wait > 0 {
+			return "", secret{}, limited(wait)
+		}
+		if err = s.config.Store.CreateQRSession(ctx, q); err == nil {
+			return userCode, code, nil
+		}
+		s.open.release(from, id)
+		if !errors.Is(err, storage.ErrConflict) {
+			break
+		}
+	}
+	return "", secret{}, err
+}
+
+// opened is the answer of RFC 8628 §3.2, and the first frame for the QR grant.
+func (s *Server) opened(q *storage.QRSession, userCode string, code secret) (map[string]any, error) {
+	verification := s.config.Issuer + "/device"
+	answer := map[string]any{
+		"device_code":      code.String(),
+		"user_code":        showUserCode(userCode),
+		"verification_uri": verification,
+		"expires_in":       int64(q.Lifetime / time.Second),
+		"interval":         int64(q.Interval / time.Second),
+	}
+	if q.Grant == storage.QRGrantDevice {
+		answer["verification_uri_complete"] = verification + "?user_code=" + showUserCode(userCode)
+		return answer, nil
+	}
+	frame, err := s.frame(q, q.OpenedAt)
+	if err != nil {
+		return nil, err
+	}
+	answer["qr"] = frame
+	return answer, nil
+}
+
+// shownFrame is the member qr of an answer.
+type shownFrame struct {
+	Payload string `json:"payload"`
+	// RotateIn is when the next frame is due, in whole seconds.
+	RotateIn int64  `json:"rotate_in"`
+	Image    string `json:"image,omitempty"`
+}
+
+func (s *Server) frame(q *storage.QRSession, now time.Time) (shownFrame, error) {
+	k, err := s.key(q)
+	if err != nil {
+		return shownFrame{}, err
+	}
+	payload, err := k.payload(s.config.Issuer, q, now)
+	if err != nil {
+		return shownFrame{}, err
+	}
+	image, err := dataURI(q.Image, payload)
+	if err != nil {
+		return shownFrame{}, err
+	}
+	due := rotateIn(q, now)
+	return shownFrame{Payload: payload, RotateIn: int64((due + time.Second - 1) / time.Second), Image: image}, nil
+}
+
+// grantOf is the one device grant the client is registered for.
+func grantOf(client fosite.Client) (storage.QRGrant, bool) {
+	grants := client.GetGrantTypes()
+	ours, device := slices.Contains(grants, GrantType), slices.Contains(grants, DeviceGrantType)
+	switch {
+	case ours && !device:
+		return storage.QRGrantCode, true
+	case device && !ours:
+		return storage.QRGrantDevice, true
+	}
+	return 0, false
+}
+
+// request reads the parameters of the opening into a session.
+func request(form url.Values, client fosite.Client, grant storage.QRGrant, policy Policy) (*storage.QRSession, *TokenError) {
+	q := &storage.QRSession{
+		Grant: grant, State: storage.QRPending, ClientID: client.GetID(),
+		Interval: storage.PollInterval, Lifetime: policy.Lifetime,
+		CheckCode: grant == storage.QRGrantCode, TypeUserCode: grant == storage.QRGrantDevice && policy.TypeUserCode,
+		Nonce: form.Get("nonce"), Image: form.Get("qr_image"), ACRValues: strings.Fields(form.Get("acr_values")),
+		BindingMessage: cleanText(form.Get("binding_message"), maxText),
+		DeviceName:     cleanText(form.Get("device_name"), maxText),
+	}
+	if q.Lifetime == 0 {
+		q.Lifetime = storage.QRLifetime
+		if grant == storage.QRGrantDevice {
+			q.Lifetime = storage.DeviceLifetime
+		}
+	}
+	if len(q.Nonce) > 0 && len(q.Nonce) < policy.MinNonce {
+		return nil, invalidRequest("The nonce is too short.")
+	}
+	if fault := bounded(form, q); fault != nil {
+		return nil, fault
+	}
+	if fault := bindChallenge(form, q); fault != nil {
+		return nil, fault
+	}
+	if age := form.Get("max_age"); age != "" {
+		seconds, err := strconv.ParseInt(age, 10, 32)
+		if err != nil || seconds < 0 {
+			return nil, invalidRequest("The max_age is not a number of seconds.")
+		}
+		q.MaxAge = &seconds
+	}
+	scopes := strings.Fields(form.Get("scope"))
+	if len(scopes) == 0 {
+		scopes = defaultScopes[:1]
+	}
+	for _, scope := range scopes {
+		if !slices.Contains([]string(client.GetScopes()), scope) {
+			return nil, tokenError(http.StatusBadRequest, "invalid_scope", "The client may not ask for this scope.")
+		}
+	}
+	q.Scopes = grantable(scopes, client.GetScopes(), policy)
+	return q, nil
+}
+
+func bounded(form url.Values, q *storage.QRSession) *TokenError {
+	switch {
+	case len(q.Nonce) > maxNonce:
+		return invalidRequest("The nonce is too long.")
+	case len(form.Get("login_hint")) > maxHint || len(form.Get("id_token_hint")) > maxHint:
+		return invalidRequest("The hint is too long.")
+	case len([]rune(form.Get("binding_message"))) > maxText:
+		return invalidRequest("The binding_message is too long.")
+	case q.Image != "" && q.Image != ImageSVG && q.Image != ImagePNG:
+		return invalidRequest("The qr_image is neither svg nor png.")
+	}
+	return nil
+}
+
+// bindChallenge binds the session to a verifier. The QR grant needs one whatever the client
+// asks: policy is the server's (threat T29).
+func bindChallenge(form url.Values, q *storage.QRSession) *TokenError {
+	challenge, method := form.Get("code_challenge"), form.Get("code_challenge_method")
+	switch {
+	case challenge == "" && method == "" && q.Grant == storage.QRGrantDevice:
+		return nil
+	case challenge == "":
+		return invalidRequest("A code_challenge is required.")
+	case method != "S256":
+		return invalidRequest("The code_challenge_method must be S256.")
+	case len(challenge) != challengeLen || strings.Trim(challenge, base64URLDigits) != "":
+		return invalidRequest("The code_challenge is not a SHA-256 hash in base64url.")
+	}
+	q.Challenge = challenge
+	return nil
+}
+
+const base64URLDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

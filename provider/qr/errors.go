@@ -1,0 +1,227 @@
+package qr
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/ory/fosite"
+)
+
+// Problem is an error of the phone endpoints, written as application/problem+json with the
+// stable member "error". Its text is fixed: nothing of the request or of an inner error.
+type Problem struct {
+	Status int
+	Code   string
+	// Detail is the fixed sentence for people who read answers.
+	Detail string
+	// TriesLeft goes with check_code_mismatch.
+	TriesLeft *int
+	// RetryAfter goes with rate_limited; it is rounded up to seconds.
+	RetryAfter time.Duration
+	// MaxAge goes with insufficient_user_authentication, in seconds (RFC 9470 §3).
+	MaxAge *int64
+	// bare asks for a challenge without an error, as a request without a token gets.
+	bare bool
+	// cause is for the log only.
+	cause error
+}
+
+func (p *Problem) Error() string { return "qr: " + p.Code }
+
+func (p *Problem) Unwrap() error { return p.cause }
+
+func problem(status int, code, detail string) *Problem {
+	return &Problem{Status: status, Code: code, Detail: detail}
+}
+
+func problemNotFound() *Problem {
+	return problem(http.StatusNotFound, "not_found", "There is no such sign-in. Scan the code on the screen again.")
+}
+
+func problemUnknownCode() *Problem {
+	return problem(http.StatusNotFound, "unknown_code", "This code is not known or no longer valid.")
+}
+
+func problemGone() *Problem {
+	return problem(http.StatusGone, "gone", "This sign-in has ended.")
+}
+
+func problemInvalid(detail string) *Problem {
+	return problem(http.StatusBadRequest, "invalid_request", detail)
+}
+
+func problemLimited(retryAfter time.Duration) *Problem {
+	p := problem(http.StatusTooManyRequests, "rate_limited", "Too many attempts. Wait before trying again.")
+	p.RetryAfter = retryAfter
+	return p
+}
+
+func problemServer(cause error) *Problem {
+	p := problem(http.StatusInternalServerError, "server_error", "The server could not answer. Try again.")
+	p.cause = cause
+	return p
+}
+
+// write sends the problem; RFC 6750 and RFC 9470 want the challenge beside a 401 or 403.
+func (p *Problem) write(w http.ResponseWriter) {
+	body := map[string]any{"title": p.Detail, "status": p.Status, "error": p.Code}
+	if p.TriesLeft != nil {
+		body["tries_left"] = *p.TriesLeft
+	}
+	if p.MaxAge != nil {
+		body["max_age"] = *p.MaxAge
+	}
+	h := w.Header()
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", seconds(p.RetryAfter))
+	}
+	if challenge := p.challenge(); challenge != "" {
+		h.Set("WWW-Authenticate", challenge)
+	}
+	writeJSON(w, p.Status, "application/problem+json", body)
+}
+
+func (p *Problem) challenge() string {
+	switch {
+	case p.bare:
+		return "Bearer"
+	case p.Status == http.StatusUnauthorized && p.MaxAge != nil:
+		return `Bearer error="` + p.Code + `", max_age="` + strconv.FormatInt(*p.MaxAge, 10) + `"`
+	case p.Status == http.StatusUnauthorized:
+		return `Bearer error="` + p.Code + `"`
+	case p.Code == "insufficient_scope":
+		return `Bearer error="insufficient_scope", scope="` + ApproveScope + `"`
+	}
+	return ""
+}
+
+// TokenError is an error of the form endpoints (RFC 6749 §5.2), with the extra members that a
+// waiting consumption device is shown. It unwraps to a *fosite.RFC6749Error, so a fosite
+// server that knows nothing of it still writes the right error.
+type TokenError struct {
+	Status      int
+	Code        string
+	Description string
+	// RetryAfter is sent as a header when it is not zero.
+	RetryAfter time.Duration
+	// Extra are further members of the answer.
+	Extra map[string]any
+	// Held says that the poll was held as it asked (RFC 7240 Preference-Applied).
+	Held bool
+	// wait is the preference that was applied, in seconds.
+	wait  int
+	cause error
+}
+
+func (e *TokenError) Error() string { return "qr: " + e.Code }
+
+// Unwrap returns the same error in fosite's form and what caused it.
+func (e *TokenError) Unwrap() []error {
+	rfc := &fosite.RFC6749Error{ErrorField: e.Code, DescriptionField: e.Description, CodeField: e.Status}
+	if e.cause == nil {
+		return []error{rfc}
+	}
+	return []error{rfc, e.cause}
+}
+
+func tokenError(status int, code, description string) *TokenError {
+	return &TokenError{Status: status, Code: code, Description: description}
+}
+
+func invalidRequest(description string) *TokenError {
+	return tokenError(http.StatusBadRequest, "invalid_request", description)
+}
+
+// invalidGrant is one and the same answer for unknown, foreign, malformed and used codes.
+func invalidGrant() *TokenError {
+	return tokenError(http.StatusBadRequest, "invalid_grant", "The device code is not valid for this client.")
+}
+
+func serverError(cause error) *TokenError {
+	e := tokenError(http.StatusInternalServerError, "server_error", "The server could not answer. Try again.")
+	e.cause = cause
+	return e
+}
+
+func limited(retryAfter time.Duration) *TokenError {
+	e := tokenError(http.StatusTooManyRequests, "temporarily_unavailable", "Too many requests. Wait before trying again.")
+	e.RetryAfter = retryAfter
+	return e
+}
+
+func (e *TokenError) write(w http.ResponseWriter) {
+	body := make(map[string]any, 2+len(e.Extra))
+	for name, value := range e.Extra {
+		body[name] = value
+	}
+	body["error"], body["error_description"] = e.Code, e.Description
+	h := w.Header()
+	if e.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Basic realm="qrgrant"`)
+	}
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", seconds(e.RetryAfter))
+	}
+	if e.Held {
+		h.Set("Preference-Applied", "wait="+strconv.Itoa(e.wait))
+	}
+	writeJSON(w, e.Status, "application/json", body)
+}
+
+// asTokenError turns any error of client authentication or of fosite into one to send. What
+// is not an OAuth error is a fault of ours, and says nothing about itself.
+func asTokenError(err error) *TokenError {
+	var own *TokenError
+	if errors.As(err, &own) {
+		return own
+	}
+	var rfc *fosite.RFC6749Error
+	if !errors.As(err, &rfc) || rfc.CodeField >= http.StatusInternalServerError {
+		return serverError(err)
+	}
+	e := tokenError(rfc.CodeField, rfc.ErrorField, tokenSentence(rfc.ErrorField))
+	e.cause = err
+	return e
+}
+
+func tokenSentence(code string) string {
+	switch code {
+	case "invalid_client":
+		return "The client could not be authenticated."
+	case "unauthorized_client":
+		return "The client may not use this grant."
+	case "invalid_scope":
+		return "The client may not ask for this scope."
+	case "invalid_grant":
+		return "The grant is not valid."
+	}
+	return "The request is not valid."
+}
+
+// methodNotAllowed answers a wrong method (RFC 9110 §15.5.6).
+func methodNotAllowed(w http.ResponseWriter, allow string) {
+	w.Header().Set("Allow", allow)
+	tokenError(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers "+allow+" only.").write(w)
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		status, encoded = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Pragma", "no-cache")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(encoded) // The peer is gone; there is nobody left to tell.
+}
+
+// seconds writes a duration as whole seconds, rounded up, at least one.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
+}

@@ -1,0 +1,244 @@
+package qr
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// Limits bounds what one asker, person or network can do (protocol §9). A zero field is the
+// default that its comment names. Counters live in memory: a restart forgets them.
+type Limits struct {
+	// OpensPerMinute and OpenSessions bound the direct door per /24 or /56: 600 and 300.
+	OpensPerMinute int
+	OpenSessions   int
+	// Scans bounds the scans of one person in 10 min: 10.
+	Scans int
+	// UserCodeTries and UserCodeTriesPerPrefix bound failed user codes in 10 min, per person
+	// and per network prefix: 5 and 20.
+	UserCodeTries          int
+	UserCodeTriesPerPrefix int
+	// HeldPolls and HeldPollsPerClient bound the polls held open at one time: 100,000 and
+	// 50,000. Beyond them a poll is answered at once.
+	HeldPolls          int
+	HeldPollsPerClient int
+	// CoolDown is how long an asker stays away after a report: 5 min.
+	CoolDown time.Duration
+}
+
+func (l *Limits) defaults() {
+	for field, value := range map[*int]int{
+		&l.OpensPerMinute: 600, &l.OpenSessions: 300, &l.Scans: 10,
+		&l.UserCodeTries: 5, &l.UserCodeTriesPerPrefix: 20,
+		&l.HeldPolls: 100_000, &l.HeldPollsPerClient: 50_000,
+	} {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	if l.CoolDown == 0 {
+		l.CoolDown = 5 * time.Minute
+	}
+}
+
+// tryWindow is the span over which scans and user-code tries are counted.
+const tryWindow = 10 * time.Minute
+
+// prefix is the network an address is counted under: /24 for IPv4, /56 for IPv6. All
+// addresses that could not be read share one.
+func prefix(a netip.Addr) netip.Prefix {
+	bits := 56
+	if a.Is4() {
+		bits = 24
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// window counts events per key over a sliding span: at most limit in any span.
+type window[K comparable] struct {
+	limit int
+	span  time.Duration
+
+	mu     sync.Mutex
+	events map[K][]time.Time
+	// pruneAt is the size at which idle keys are dropped next; doubling it keeps that cheap.
+	pruneAt int
+}
+
+const firstPrune = 1024
+
+func newWindow[K comparable](limit int, span time.Duration) *window[K] {
+	return &window[K]{limit: limit, span: span, events: make(map[K][]time.Time), pruneAt: firstPrune}
+}
+
+// take counts one event of key at now. When the limit is reached it counts nothing and
+// returns how long to wait.
+func (w *window[K]) take(key K, now time.Time) (retryAfter time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	events := w.recent(key, now)
+	if len(events) >= w.limit {
+		return events[0].Add(w.span).Sub(now)
+	}
+	w.events[key] = append(events, now)
+	w.prune(now)
+	return 0
+}
+
+// giveBack takes the newest event of key away: the try it counted succeeded.
+func (w *window[K]) giveBack(key K) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if events := w.events[key]; len(events) > 1 {
+		w.events[key] = events[:len(events)-1]
+	} else {
+		delete(w.events, key)
+	}
+}
+
+// recent drops what is older than the span and returns the rest, oldest first.
+func (w *window[K]) recent(key K, now time.Time) []time.Time {
+	events := w.events[key]
+	for len(events) > 0 && !now.Before(events[0].Add(w.span)) {
+		events = events[1:]
+	}
+	return events
+}
+
+func (w *window[K]) prune(now time.Time) {
+	if len(w.events) < w.pruneAt {
+		return
+	}
+	for key := range w.events {
+		if len(w.recent(key, now)) == 0 {
+			delete(w.events, key)
+		}
+	}
+	w.pruneAt = max(firstPrune, 2*len(w.events))
+}
+
+// openSessions counts the undecided sessions of each network.
+type openSessions struct {
+	limit int
+
+	mu    sync.Mutex
+	until map[netip.Prefix]map[storage.QRID]int64
+}
+
+func newOpenSessions(limit int) *openSessions {
+	return &openSessions{limit: limit, until: make(map[netip.Prefix]map[storage.QRID]int64)}
+}
+
+// take reserves a place for a session until it expires. Without a free one it returns how
+// long until the first gets free.
+func (o *openSessions) take(p netip.Prefix, id storage.QRID, now, expires time.Time) (retryAfter time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	open := o.until[p]
+	if len(open) >= o.limit {
+		first := int64(0)
+		for other, until := range open {
+			if until <= now.Unix() {
+				delete(open, other)
+				continue
+			}
+			if first == 0 || until < first {
+				first = until
+			}
+		}
+		if len(open) >= o.limit {
+			return time.Unix(first, 0).Sub(now)
+		}
+	}
+	if open == nil {
+		open = make(map[storage.QRID]int64, 1)
+		o.until[p] = open
+	}
+	open[id] = expires.Unix()
+	return 0
+}
+
+// release frees the place of a session that ended before its time.
+func (o *openSessions) release(p netip.Prefix, id storage.QRID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.until[p], id)
+	if len(o.until[p]) == 0 {
+		delete(o.until, p)
+	}
+}
+
+// asker is what a report counts against: without a key or cookie of its own the consumption
+// device is its client at its one address.
+type asker struct {
+	clientID string
+	address  string
+}
+
+// reports remembers who reported whom, for the cool-down. One report keeps an asker away
+// from the reporter; it takes two people to keep it away from everybody, so that nobody can
+// lock others out alone.
+type reports struct {
+	coolDown time.Duration
+
+	mu sync.Mutex
+	by map[asker]map[string]time.Time
+}
+
+func newReports(coolDown time.Duration) *reports {
+	return &reports{coolDown: coolDown, by: make(map[asker]map[string]time.Time)}
+}
+
+func (r *reports) add(a asker, subject string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other, by := range r.by {
+		if r.forget(by, now); len(by) == 0 {
+			delete(r.by, other)
+		}
+	}
+	if r.by[a] == nil {
+		r.by[a] = make(map[string]time.Time)
+	}
+	r.by[a][subject] = now
+}
+
+// against returns how long the asker must stay away from this person.
+func (r *reports) against(a asker, subject string, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, reported := r.by[a][subject]
+	if !reported {
+		return 0
+	}
+	return max(0, at.Add(r.coolDown).Sub(now))
+}
+
+// barred returns how long the asker may not open sessions at all.
+func (r *reports) barred(a asker, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	by := r.by[a]
+	if r.forget(by, now); len(by) < 2 {
+		return 0
+	}
+	var longest time.Duration
+	for _, at := range by {
+		longest = max(longest, at.Add(r.coolDown).Sub(now))
+	}
+	return longest
+}
+
+func (r *reports) forget(by map[string]time.Time, now time.Time) {
+	for subject, at := range by {
+		if !now.Before(at.Add(r.coolDown)) {
+			delete(by, subject)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package qr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// Server is the QR grant: the endpoints of the consumption device and of the phone, and the
+// token-endpoint handler of both grant types. It keeps no truth of its own: what it holds in
+// memory are counters, polling clocks and polls that wait.
+type Server struct {
+	config Config
+	// keys by id; current makes.
+	keys    map[string]*serverKey
+	current *serverKey
+
+	paces *paces
+
+	opens       *window[netip.Prefix]
+	open        *openSessions
+	scans       *window[string]
+	personTries *window[string]
+	prefixTries *window[netip.Prefix]
+	reports     *reports
+}
+
+// New returns a Server for a complete Config; otherwise the error names every fault.
+func New(c Config) (*Server, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.defaults()
+	s := &Server{
+		config:      c,
+		keys:        make(map[string]*serverKey, len(c.Keys)),
+		paces:       newPaces(c.Limits),
+		opens:       newWindow[netip.Prefix](c.Limits.OpensPerMinute, openWindow),
+		open:        newOpenSessions(c.Limits.OpenSessions),
+		scans:       newWindow[string](c.Limits.Scans, tryWindow),
+		personTries: newWindow[string](c.Limits.UserCodeTries, tryWindow),
+		prefixTries: newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
+		reports:     newReports(c.Limits.CoolDown),
+	}
+	for i, k := range c.Keys {
+		derived, err := newServerKey(k)
+		if err != nil {
+			return nil, err
+		}
+		s.keys[k.ID] = derived
+		if i == 0 {
+			s.current = derived
+		}
+	}
+	return s, nil
+}
+
+// Close ends every held poll with its current state and holds none from then on, so that a
+// server can drain. The Server still answers.
+func (s *Server) Close() error {
+	s.paces.close()
+	return nil
+}
+
+// Configuration answers GET /.well-known/qr-configuration (protocol §4).
+func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		methodNotAllowed(w, "GET, HEAD")
+		return
+	}
+	writeJSON(w, http.StatusOK, "application/json", struct {
+		Issuer        string `json:"issuer"`
+		Scan          string `json:"scan_endpoint"`
+		Decision      string `json:"decision_endpoint"`
+		Cancel        string `json:"cancel_endpoint"`
+		PayloadPrefix string `json:"payload_prefix"`
+		FrameSeconds  int    `json:"frame_seconds"`
+	}{
+		s.config.Issuer, s.config.Issuer + "/qr/scan", s.config.Issuer + "/qr/decision",
+		s.config.Issuer + "/qr/cancel", payloadPrefix(s.config.Issuer), int(FrameLifetime.Seconds()),
+	})
+}
+
+// key returns the server key of the session; a session whose key is gone cannot go on.
+func (s *Server) key(q *storage.QRSession) (*serverKey, error) {
+	k := s.keys[q.KeyID]
+	if k == nil {
+		return nil, fmt.Errorf("qr: server key %q is not configured", q.KeyID)
+	}
+	return k, nil
+}
+
+// byUserCode finds the session of a normalized user code under any of the keys.
+func (s *Server) byUserCode(ctx context.Context, code string) (*storage.QRSession, error) {
+	for _, k := range s.config.Keys {
+		q, err := s.config.Store.QRSessionByUserCode(ctx, s.keys[k.ID].userCodeHash(code))
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		return q, err
+	}
+	return nil, storage.ErrNotFound
+}
+
+// ended frees what the session held in memory.
+func (s *Server) ended(q *storage.QRSession) {
+	s.paces.forget(q.ID)
+	if address, err := netip.ParseAddr(q.Address); err == nil {
+		s.open.release(prefix(address), q.ID)
+	} else {
+		s.open.release(netip.Prefix{}, q.ID)
+	}
+}
+
+// record adds an audit row for something that is no move of a session.
+func (s *Server) record(ctx context.Context, event string, q *storage.QRSession, a Approver, detail string) {
+	e := storage.AuditEvent{
+		At: s.config.Now(), Type: event, Subject: a.Subject, ApproverID: a.ClientID,
+		SessionID: a.SessionID, Detail: detail,
+	}
+	if q != nil {
+		e.QRSession, e.ClientID = q.ID.Hash(), q.ClientID
+	}
+	s.config.Record(ctx, e)
+}
