@@ -1,0 +1,373 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// What can be wrong with a file given to Open; compare with errors.Is. The file is untouched.
+var (
+	// ErrInUse: another process, or another Store of this one, has the file open.
+	ErrInUse = errors.New("is in use by another process")
+	// ErrCorrupt: the file is damaged; restore a backup.
+	ErrCorrupt = errors.New("is damaged, restore a backup")
+	// ErrForeign: the file is something else, or of a newer version of this program.
+	ErrForeign = errors.New("is not a database of this program")
+)
+
+// Options for Open. The zero value is fit for production.
+type Options struct {
+	// MaxPending is how many undecided QR sessions memory holds before CreateQRSession
+	// returns storage.ErrFull. Zero means 1,000,000.
+	MaxPending int
+	// LockTimeout is how long Open waits for another process to release the file. Zero
+	// means 1 s.
+	LockTimeout time.Duration
+	// AuditRetention is how long Sweep keeps audit rows. Zero means 90 days.
+	AuditRetention time.Duration
+	// MaxSize is the largest size of the file in bytes; a write beyond it returns
+	// storage.ErrFull. Zero means no limit but the disk.
+	MaxSize int64
+	// Logger gets the errors of writes nobody waits for. Nil discards them.
+	Logger *slog.Logger
+}
+
+func (o *Options) setDefaults() {
+	if o.MaxPending == 0 {
+		o.MaxPending = 1_000_000
+	}
+	if o.LockTimeout == 0 {
+		o.LockTimeout = time.Second
+	}
+	if o.AuditRetention == 0 {
+		o.AuditRetention = 90 * 24 * time.Hour
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Store is the embedded storage.Store. Its methods may be used by many goroutines; a unit of
+// work (Tx) belongs to one.
+type Store struct {
+	db        *bbolt.DB
+	codec     codec
+	committer *committer
+	memory    *memory
+	locks     locks
+	hub       hub
+	logger    *slog.Logger
+	retention time.Duration
+	waiting   eventQueue
+
+	// life is held for reading by a commit and for writing by Close.
+	life   sync.RWMutex
+	closed bool
+}
+
+var _ storage.Store = (*Store)(nil)
+
+const (
+	// schemaVersion is the layout of the file; a file with a higher one is refused.
+	schemaVersion = 1
+	magic         = "qrgrant"
+)
+
+func bucketNames() []string {
+	return []string{
+		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenRequest, bucketTokenSession,
+		bucketTokenSubject, bucketClient, bucketUser, bucketUserLogin, bucketSession,
+		bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
+	}
+}
+
+// The buckets, all at top level. An index row is written and removed with its record.
+const (
+	bucketMeta           = "meta"            // "magic", "schema"
+	bucketQR             = "qr"              // id → record
+	bucketQRCode         = "qr_code"         // user code hash → id
+	bucketToken          = "token"           // kind signature → record
+	bucketTokenRequest   = "token_request"   // request id, kind signature → ""
+	bucketTokenSession   = "token_session"   // session id, kind signature → ""
+	bucketTokenSubject   = "token_subject"   // subject, kind signature → ""
+	bucketClient         = "client"          // id → record
+	bucketUser           = "user"            // subject → record
+	bucketUserLogin      = "user_login"      // login in lower case → subject
+	bucketSession        = "session"         // id → record
+	bucketSessionSubject = "session_subject" // subject, id → ""
+	bucketKey            = "key"             // id → record
+	bucketAudit          = "audit"           // time, sequence → row
+	bucketExpiry         = "expiry"          // time, kind, key of the record → ""
+	keyMagic             = "magic"
+	keySchema            = "schema"
+)
+
+// in returns one of the buckets above.
+func in(tx *bbolt.Tx, bucket string) *bbolt.Bucket { return tx.Bucket([]byte(bucket)) }
+
+// Open opens the database at path, or makes one (mode 0600) if the file is missing or empty.
+// Any other file is first read from end to end: see ErrInUse, ErrCorrupt and ErrForeign.
+func Open(path string, o Options) (*Store, error) {
+	o.setDefaults()
+	if err := verify(path, o.LockTimeout); err != nil {
+		return nil, err
+	}
+	codec, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: o.LockTimeout,
+		// The list of free pages is rebuilt at Open instead of written by every commit.
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: initialMmapSize(),
+		MaxSize:         int(o.MaxSize),
+	})
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	if err := initialise(db); err != nil {
+		return nil, errors.Join(fmt.Errorf("storage/bolt: initialise %s: %w", path, err), db.Close())
+	}
+	return &Store{
+		db: db, codec: codec, committer: newCommitter(db), memory: newMemory(o.MaxPending),
+		logger: o.Logger, retention: o.AuditRetention,
+	}, nil
+}
+
+// initialMmapSize is address space, not memory: as long as the file fits, the writer never
+// has to wait for readers to remap it. Windows would make the file that big.
+func initialMmapSize() int {
+	if runtime.GOOS == "windows" || strconv.IntSize < 64 {
+		return 0
+	}
+	return 1 << 30
+}
+
+func initialise(db *bbolt.DB) error {
+	missing := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		for _, name := range bucketNames() {
+			missing = missing || in(tx, name) == nil
+		}
+		return nil
+	})
+	if err != nil || !missing {
+		return err
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range bucketNames() {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		meta := in(tx, bucketMeta)
+		if err := meta.Put([]byte(keyMagic), []byte(magic)); err != nil {
+			return err
+		}
+		return meta.Put([]byte(keySchema), binary.BigEndian.AppendUint32(nil, schemaVersion))
+	})
+}
+
+// verify refuses a file that bbolt must not open for writing. It holds the shared lock while
+// it reads, so that no other process changes pages under it.
+func verify(path string, timeout time.Duration) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("storage/bolt: %w", err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("database %s %w: it is no regular file", path, ErrForeign)
+	case info.Size() == 0:
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: timeout, ReadOnly: true})
+	if err != nil {
+		return openError(path, err)
+	}
+	return errors.Join(verifyOpen(path, db), db.Close())
+}
+
+func verifyOpen(path string, db *bbolt.DB) error {
+	return db.View(func(tx *bbolt.Tx) error {
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("storage/bolt: %w", err)
+		}
+		defer file.Close()
+		if err := verifyPages(file, tx, db.Info().PageSize); err != nil {
+			return fmt.Errorf("database %s %w (%w)", path, ErrCorrupt, err)
+		}
+		return verifySchema(path, tx)
+	})
+}
+
+// verifySchema reads through bbolt and needs sound pages.
+func verifySchema(path string, tx *bbolt.Tx) error {
+	if name, _ := tx.Cursor().First(); name == nil {
+		// bbolt made the file and the process died before it had a bucket.
+		return nil
+	}
+	meta := in(tx, bucketMeta)
+	if meta == nil || !bytes.Equal(meta.Get([]byte(keyMagic)), []byte(magic)) {
+		return fmt.Errorf("database %s %w", path, ErrForeign)
+	}
+	raw := meta.Get([]byte(keySchema))
+	if len(raw) != 4 {
+		return fmt.Errorf("database %s %w (no schema version)", path, ErrCorrupt)
+	}
+	if schema := binary.BigEndian.Uint32(raw); schema > schemaVersion {
+		return fmt.Errorf("database %s %w: its schema is %d, this version knows %d", path, ErrForeign, schema, schemaVersion)
+	}
+	return nil
+}
+
+// openError turns bbolt's errors into one line each.
+func openError(path string, err error) error {
+	var pathErr *fs.PathError
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("database %s %w", path, ErrInUse)
+	case errors.As(err, &pathErr):
+		return fmt.Errorf("storage/bolt: %w", err)
+	case blankMetas(path):
+		return fmt.Errorf("database %s %w (its first pages are blank)", path, ErrCorrupt)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return fmt.Errorf("database %s %w", path, ErrForeign)
+	default:
+		return fmt.Errorf("database %s %w (%w)", path, ErrCorrupt, err)
+	}
+}
+
+// blankMetas reports whether the file starts with zeros, which no other program's file does.
+func blankMetas(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	head := make([]byte, 64)
+	n, err := file.ReadAt(head, 0)
+	return err == nil && n == len(head) && len(bytes.Trim(head[16:], "\x00")) == 0
+}
+
+// Health implements storage.Store.
+func (s *Store) Health(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.committer.err(); err != nil {
+		return err
+	}
+	return s.db.View(func(*bbolt.Tx) error { return nil })
+}
+
+// Close writes every session that only memory has, also the opened ones, so that a clean
+// restart loses nothing. It waits for the units that are being committed.
+func (s *Store) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := s.flush()
+	s.committer.close()
+	return errors.Join(err, s.db.Close())
+}
+
+// flush writes the sessions in memory, a few hundred to a commit.
+func (s *Store) flush() error {
+	var writes []operation
+	commit := func() error {
+		if len(writes) == 0 {
+			return nil
+		}
+		batch := writes
+		writes = nil
+		return s.committer.do(nil, batch)
+	}
+	for _, id := range s.memory.ids() {
+		rows := s.memory.rows(id)
+		raw, ok := s.memory.get(id)
+		if !ok {
+			continue
+		}
+		qs, err := decode[storage.QRSession](s.codec, raw)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, s.putSession(raw, qs, rows))
+		if len(writes) < 500 {
+			continue
+		}
+		if err := commit(); err != nil {
+			return err
+		}
+	}
+	return commit()
+}
+
+// get returns a copy of one value, or storage.ErrNotFound.
+func (s *Store) get(bucket string, key []byte) ([]byte, error) {
+	var raw []byte
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		raw = bytes.Clone(in(tx, bucket).Get(key))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("storage/bolt: read: %w", err)
+	}
+	if raw == nil {
+		return nil, storage.ErrNotFound
+	}
+	return raw, nil
+}
+
+// read decodes one record, or returns storage.ErrNotFound.
+func read[T any](ctx context.Context, s *Store, bucket string, key []byte) (*T, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	raw, err := s.get(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	return decode[T](s.codec, raw)
+}
+
+// fetch decodes one record inside a transaction, or returns storage.ErrNotFound.
+func fetch[T any](s *Store, tx *bbolt.Tx, bucket string, key []byte) (*T, error) {
+	raw := in(tx, bucket).Get(key)
+	if raw == nil {
+		return nil, storage.ErrNotFound
+	}
+	return decode[T](s.codec, raw)
+}
+
+// put encodes and stores one record.
+func put(s *Store, tx *bbolt.Tx, bucket string, key []byte, record any) error {
+	raw, err := s.codec.encode(record)
+	if err != nil {
+		return err
+	}
+	return in(tx, bucket).Put(key, raw)
+}

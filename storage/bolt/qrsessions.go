@@ -1,0 +1,324 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// forgetAfter is how long an unscanned session is still known after it expired, so that a
+// slow poller learns that it expired.
+const forgetAfter = 5 * time.Minute
+
+// CreateQRSession implements storage.QRSessions. It sets Version and State of qs when zero.
+func (s *Store) CreateQRSession(ctx context.Context, qs *storage.QRSession) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if qs.Version == 0 {
+		qs.Version = 1
+	}
+	if qs.State == 0 {
+		qs.State = storage.QRPending
+	}
+	return s.inUnit(ctx, func(u *unit) error { return s.create(ctx, u, qs) })
+}
+
+// inUnit runs fn in the unit of ctx, or in one of its own that it commits.
+func (s *Store) inUnit(ctx context.Context, fn func(u *unit) error) error {
+	if u := s.unitIn(ctx); u != nil {
+		if u.over {
+			return errOver
+		}
+		return fn(u)
+	}
+	u := &unit{}
+	defer s.end(u)
+	if err := fn(u); err != nil {
+		return err
+	}
+	return s.commit(u)
+}
+
+func (s *Store) create(ctx context.Context, u *unit, qs *storage.QRSession) error {
+	if u.sessions[qs.ID] != nil {
+		return storage.ErrConflict
+	}
+	current := qs.Clone()
+	events := current.TakeEvents()
+	raw, err := s.codec.encode(current)
+	if err != nil {
+		return err
+	}
+	if err := s.lock(ctx, u, qs.ID); err != nil {
+		return err
+	}
+	if err := s.claim(current); err != nil {
+		s.locks.release(qs.ID)
+		return err
+	}
+	u.add(&staged{
+		id: qs.ID, code: qs.UserCodeHash, after: raw, current: current,
+		rows: appendRows(nil, qs.Version, events), created: true,
+	})
+	return nil
+}
+
+// claim reserves a place and the user code for a new session whose lock is held.
+func (s *Store) claim(qs *storage.QRSession) error {
+	_, err := s.rawSession(qs.ID)
+	switch {
+	case err == nil:
+		return storage.ErrConflict
+	case !errors.Is(err, storage.ErrNotFound):
+		return err
+	}
+	if !s.memory.reserve() {
+		return fmt.Errorf("storage/bolt: %d undecided sessions: %w", s.memory.max, storage.ErrFull)
+	}
+	err = s.memory.takeCode(qs.UserCodeHash, qs.ID, func(holder storage.QRID, known bool) error {
+		return s.codeFree(qs, holder, known)
+	})
+	if err != nil {
+		s.memory.count.Add(-1)
+	}
+	return err
+}
+
+// codeFree reports ErrConflict while the holder of the user code of qs still needs it.
+func (s *Store) codeFree(qs *storage.QRSession, holder storage.QRID, known bool) error {
+	if !known {
+		var err error
+		holder, err = s.codeHolderOnDisk(qs.UserCodeHash)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	other, err := s.readSession(holder)
+	if errors.Is(err, storage.ErrNotFound) {
+		// A holder in memory without a record is an opening whose unit has not ended.
+		if known {
+			return storage.ErrConflict
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if other.EndedAt.IsZero() && other.ExpiresAt().After(qs.OpenedAt) {
+		return fmt.Errorf("storage/bolt: user code is taken: %w", storage.ErrConflict)
+	}
+	return nil
+}
+
+// QRSession implements storage.QRSessions.
+func (s *Store) QRSession(ctx context.Context, id storage.QRID) (*storage.QRSession, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.readSession(id)
+}
+
+// QRSessionByUserCode implements storage.QRSessions.
+func (s *Store) QRSessionByUserCode(ctx context.Context, code storage.UserCodeHash) (*storage.QRSession, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if id, ok := s.memory.holder(code); ok {
+		qs, err := s.readSession(id)
+		if !errors.Is(err, storage.ErrNotFound) {
+			return qs, err
+		}
+	}
+	id, err := s.codeHolderOnDisk(code)
+	if err != nil {
+		return nil, err
+	}
+	return s.readSession(id)
+}
+
+// UpdateQRSession implements storage.QRSessions.
+func (s *Store) UpdateQRSession(ctx context.Context, id storage.QRID, fn func(*storage.QRSession) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.inUnit(ctx, func(u *unit) error {
+		st, err := s.stage(ctx, u, id)
+		if err != nil {
+			return err
+		}
+		return s.change(st, fn)
+	})
+}
+
+// change runs fn on a copy of the staged session and keeps what it made of it.
+func (s *Store) change(st *staged, fn func(*storage.QRSession) error) error {
+	next, err := decode[storage.QRSession](s.codec, st.after)
+	if err != nil {
+		return err
+	}
+	version := next.Version
+	if err := fn(next); err != nil {
+		return err
+	}
+	events := next.TakeEvents()
+	raw, err := s.codec.encode(next)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(raw, st.after) {
+		return nil
+	}
+	if next.Version <= version || next.ID != st.id || next.UserCodeHash != st.code {
+		return errors.New("storage/bolt: an update must raise Version and keep ID and UserCodeHash")
+	}
+	st.after, st.current = raw, next
+	st.rows = appendRows(st.rows, next.Version, events)
+	return nil
+}
+
+// appendRows returns a new slice: the old one may be read by a write on its way to disk.
+func appendRows(rows []row, version uint64, events []storage.AuditEvent) []row {
+	rows = slices.Clip(rows)
+	for _, e := range events {
+		rows = append(rows, row{version: version, event: e})
+	}
+	return rows
+}
+
+// publishLazily makes the change visible before it is on disk. A claim is handed to the
+// committer at once; an opening waits for the claim or for Close, and most never get either.
+func (s *Store) publishLazily(st *staged) {
+	st.published = true
+	due := st.current.ExpiresAt().Add(forgetAfter)
+	if st.current.State != storage.QRPending {
+		due = st.current.SweepAt()
+	}
+	s.memory.put(st.id, st.after, st.rows, due, st.created)
+	s.hub.wake(st.id)
+	if st.current.State == storage.QRPending {
+		return
+	}
+	err := s.committer.enqueue(&request{
+		writes: []operation{s.putSession(st.after, st.current, st.rows)},
+		done: func(err error) {
+			if err != nil {
+				// Memory still has it; the next change or the sweep tries again.
+				s.logger.Error("a claim could not be written behind", slog.String("qr_session", st.id.Hash()), slog.Any("error", err))
+				return
+			}
+			s.memory.settle(st.id, st.code, st.after)
+		},
+	})
+	if err != nil {
+		s.logger.Error("a claim could not be queued", slog.String("qr_session", st.id.Hash()), slog.Any("error", err))
+	}
+}
+
+// putSession writes a session, its index rows and the audit rows that disk does not have. An
+// older version than the one on disk is left alone: it was overtaken on its way.
+func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operation {
+	return func(tx *bbolt.Tx) error {
+		sessions := in(tx, bucketQR)
+		var onDisk uint64
+		if was := sessions.Get(qs.ID[:]); was != nil {
+			old, err := decode[storage.QRSession](s.codec, was)
+			if err != nil {
+				return err
+			}
+			if old.Version >= qs.Version {
+				return nil
+			}
+			onDisk = old.Version
+			if err := removeExpiry(tx, old.SweepAt(), expiryQR, qs.ID[:]); err != nil {
+				return err
+			}
+		}
+		if onDisk == 0 {
+			if err := s.putCode(tx, qs); err != nil {
+				return err
+			}
+			if err := s.putEvent(tx, qs.OpenedEvent()); err != nil {
+				return err
+			}
+		}
+		for _, r := range rows {
+			if r.version > onDisk {
+				if err := s.putEvent(tx, r.event); err != nil {
+					return err
+				}
+			}
+		}
+		if err := putExpiry(tx, qs.SweepAt(), expiryQR, qs.ID[:]); err != nil {
+			return err
+		}
+		return sessions.Put(qs.ID[:], raw)
+	}
+}
+
+// putCode gives the user code to the session unless a newer one has it: an expired session
+// may reach the disk after the one that took over its code.
+func (s *Store) putCode(tx *bbolt.Tx, qs *storage.QRSession) error {
+	codes := in(tx, bucketQRCode)
+	if holder := codes.Get(qs.UserCodeHash[:]); holder != nil {
+		if was := in(tx, bucketQR).Get(holder); was != nil {
+			other, err := decode[storage.QRSession](s.codec, was)
+			if err != nil {
+				return err
+			}
+			if other.OpenedAt.After(qs.OpenedAt) {
+				return nil
+			}
+		}
+	}
+	return codes.Put(qs.UserCodeHash[:], qs.ID[:])
+}
+
+// removeSession removes a session and its index rows.
+func removeSession(tx *bbolt.Tx, qs *storage.QRSession) error {
+	codes := in(tx, bucketQRCode)
+	if bytes.Equal(codes.Get(qs.UserCodeHash[:]), qs.ID[:]) {
+		if err := codes.Delete(qs.UserCodeHash[:]); err != nil {
+			return err
+		}
+	}
+	if err := removeExpiry(tx, qs.SweepAt(), expiryQR, qs.ID[:]); err != nil {
+		return err
+	}
+	return in(tx, bucketQR).Delete(qs.ID[:])
+}
+
+func (s *Store) readSession(id storage.QRID) (*storage.QRSession, error) {
+	raw, err := s.rawSession(id)
+	if err != nil {
+		return nil, err
+	}
+	return decode[storage.QRSession](s.codec, raw)
+}
+
+// rawSession looks in memory first: what is there is newer than what is on disk.
+func (s *Store) rawSession(id storage.QRID) ([]byte, error) {
+	if raw, ok := s.memory.get(id); ok {
+		return raw, nil
+	}
+	return s.get(bucketQR, id[:])
+}
+
+func (s *Store) codeHolderOnDisk(code storage.UserCodeHash) (storage.QRID, error) {
+	raw, err := s.get(bucketQRCode, code[:])
+	if err != nil {
+		return storage.QRID{}, err
+	}
+	return storage.QRID(raw), nil
+}
