@@ -50,8 +50,9 @@ type Store interface {
 // QRSessions keeps QR sessions, the one record of the grant.
 type QRSessions interface {
 	// CreateQRSession stores a new session. It may return before the record is on disk
-	// (a crash then costs a new QR code). ErrConflict: the id, or the user code of a live
-	// session, is taken; ErrFull: too many undecided sessions.
+	// (a crash then costs a new QR code). It sets Version and State of s when they are zero.
+	// ErrConflict: the id, or the user code of a live session, is taken; ErrFull: too many
+	// undecided sessions.
 	CreateQRSession(ctx context.Context, s *QRSession) error
 	// QRSession returns the session. It takes no lock and never waits for a writer.
 	QRSession(ctx context.Context, id QRID) (*QRSession, error)
