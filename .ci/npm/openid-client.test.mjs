@@ -1,7 +1,7 @@
 // openid-client, unmodified, against a running server.
 //
-// QRGRANT_ISSUER names the server, which was started with server.yaml of this folder;
-// QRGRANT_PASSWORD is the password of its one user.
+// QRGRANT_ISSUER names the server, which was started with server.yaml of this folder and with
+// QRGRANT_PASSWORD and QRGRANT_CLIENT_SECRET as here.
 
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
@@ -12,15 +12,16 @@ import { Phone } from './phone.mjs'
 
 const issuer = process.env.QRGRANT_ISSUER
 const password = process.env.QRGRANT_PASSWORD
-assert.ok(issuer && password, 'QRGRANT_ISSUER and QRGRANT_PASSWORD must be set')
+const secret = process.env.QRGRANT_CLIENT_SECRET
+assert.ok(issuer && password && secret, 'QRGRANT_ISSUER, QRGRANT_PASSWORD and QRGRANT_CLIENT_SECRET must be set')
 
 const person = { login: 'alice', password }
 const qrCode = 'urn:qrgrant:params:oauth:grant-type:qr_code'
 const deviceCode = 'urn:ietf:params:oauth:grant-type:device_code'
 
 // discover returns a client that also checks the signature of every ID token against the JWKS.
-function discover(clientId, secret) {
-  return client.discovery(new URL(issuer), clientId, secret, secret ? undefined : client.None(), {
+function discover(clientId, clientSecret) {
+  return client.discovery(new URL(issuer), clientId, clientSecret, clientSecret ? undefined : client.None(), {
     execute: [client.allowInsecureRequests, client.enableNonRepudiationChecks],
   })
 }
@@ -166,7 +167,7 @@ describe('openid-client', { concurrency: true, timeout: 120_000 }, () => {
   })
 
   test('authorization code with PKCE, refresh, introspection and revocation', async () => {
-    const config = await discover('web', 'a-secret-of-the-conformance-run-only')
+    const config = await discover('web', secret)
     const { verifier, challenge } = await pkce()
     const expectedState = client.randomState()
     const expectedNonce = client.randomNonce()
