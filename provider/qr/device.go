@@ -14,6 +14,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -32,12 +33,12 @@ const (
 // DeviceAuthorization answers POST /device_authorization (RFC 8628 §3.1, protocol §4): it
 // opens a session for a consumption device.
 func (s *Server) DeviceAuthorization(w http.ResponseWriter, r *http.Request) {
-	form, client, fault := s.formRequest(w, r)
+	values, client, fault := s.formRequest(w, r)
 	if fault != nil {
 		s.refuse(r.Context(), w, fault)
 		return
 	}
-	q, userCode, code, fault := s.openSession(r, client, form)
+	q, userCode, code, fault := s.openSession(r, client, values)
 	if fault != nil {
 		s.refuse(r.Context(), w, fault)
 		return
@@ -52,12 +53,12 @@ func (s *Server) DeviceAuthorization(w http.ResponseWriter, r *http.Request) {
 
 // Cancel answers POST /qr/cancel (protocol §4): the consumption device gives up.
 func (s *Server) Cancel(w http.ResponseWriter, r *http.Request) {
-	form, client, fault := s.formRequest(w, r)
+	values, client, fault := s.formRequest(w, r)
 	if fault != nil {
 		s.refuse(r.Context(), w, fault)
 		return
 	}
-	q, fault := s.sessionOf(r.Context(), client, form.Get("device_code"))
+	q, fault := s.sessionOf(r.Context(), client, values.Get("device_code"))
 	if fault != nil {
 		s.refuse(r.Context(), w, fault)
 		return
@@ -86,28 +87,27 @@ func (s *Server) formRequest(w http.ResponseWriter, r *http.Request) (url.Values
 		w.Header().Set("Allow", http.MethodPost)
 		return nil, nil, tokenError(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers POST only.")
 	}
-	form, err := readForm(w, r)
-	if err != nil {
-		status, sentence := bodyFault(err)
-		return nil, nil, tokenError(status, "invalid_request", sentence)
-	}
-	if fault := unbuilt(r, form); fault != nil {
-		return nil, nil, fault
-	}
-	client, err := s.config.Authenticate(r.Context(), r, form)
+	values, err := form.Read(w, r)
 	if err != nil {
 		return nil, nil, asTokenError(err)
 	}
-	return form, client, nil
+	if fault := unbuilt(r, values); fault != nil {
+		return nil, nil, fault
+	}
+	client, err := s.config.Authenticate(r.Context(), r, values)
+	if err != nil {
+		return nil, nil, asTokenError(err)
+	}
+	return values, client, nil
 }
 
 // unbuilt refuses what this server would otherwise ignore: a client that asks for a bound
 // token or another audience must not get less than that without noticing.
-func unbuilt(r *http.Request, form url.Values) *TokenError {
+func unbuilt(r *http.Request, values url.Values) *TokenError {
 	switch {
-	case len(r.Header.Values("DPoP")) > 0 || form.Get("dpop_jkt") != "":
+	case len(r.Header.Values("DPoP")) > 0 || values.Get("dpop_jkt") != "":
 		return invalidRequest("DPoP is not supported by this server.")
-	case form.Get("resource") != "":
+	case values.Get("resource") != "":
 		return tokenError(http.StatusBadRequest, "invalid_target", "Resource indicators are not supported by this server.")
 	}
 	return nil
@@ -140,18 +140,18 @@ func (s *Server) sessionOf(ctx context.Context, client fosite.Client, deviceCode
 }
 
 // openSession checks the request in full before anything is counted or held.
-func (s *Server) openSession(r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, string, secret, *TokenError) {
+func (s *Server) openSession(r *http.Request, client fosite.Client, values url.Values) (*storage.QRSession, string, secret, *TokenError) {
 	ctx, now := r.Context(), s.config.Now().UTC().Truncate(time.Millisecond)
 	policy := s.config.Policy(ctx, client)
 	grant, ok := grantOf(client)
 	if !ok || !policy.Enabled {
 		return nil, "", secret{}, tokenError(http.StatusBadRequest, "unauthorized_client", "The client may not use this grant.")
 	}
-	q, fault := request(form, client, grant, policy)
+	q, fault := request(values, client, grant, policy)
 	if fault != nil {
 		return nil, "", secret{}, fault
 	}
-	if hint, idToken := form.Get("login_hint"), form.Get("id_token_hint"); hint != "" || idToken != "" {
+	if hint, idToken := values.Get("login_hint"), values.Get("id_token_hint"); hint != "" || idToken != "" {
 		q.Hinted, q.HintSubject = true, s.config.Hint(ctx, hint, idToken)
 	}
 	address := s.config.ClientAddress(r)
@@ -270,14 +270,14 @@ func grantOf(client fosite.Client) (storage.QRGrant, bool) {
 }
 
 // request reads the parameters of the opening into a session.
-func request(form url.Values, client fosite.Client, grant storage.QRGrant, policy Policy) (*storage.QRSession, *TokenError) {
+func request(values url.Values, client fosite.Client, grant storage.QRGrant, policy Policy) (*storage.QRSession, *TokenError) {
 	q := &storage.QRSession{
 		Grant: grant, State: storage.QRPending, ClientID: client.GetID(),
 		Interval: storage.PollInterval, Lifetime: policy.Lifetime,
 		CheckCode: grant == storage.QRGrantCode, TypeUserCode: grant == storage.QRGrantDevice && policy.TypeUserCode,
-		Nonce: form.Get("nonce"), Image: form.Get("qr_image"), ACRValues: strings.Fields(form.Get("acr_values")),
-		BindingMessage: cleanText(form.Get("binding_message"), maxText),
-		DeviceName:     cleanText(form.Get("device_name"), maxText),
+		Nonce: values.Get("nonce"), Image: values.Get("qr_image"), ACRValues: strings.Fields(values.Get("acr_values")),
+		BindingMessage: cleanText(values.Get("binding_message"), maxText),
+		DeviceName:     cleanText(values.Get("device_name"), maxText),
 	}
 	if q.Lifetime == 0 {
 		q.Lifetime = storage.QRLifetime
@@ -288,20 +288,20 @@ func request(form url.Values, client fosite.Client, grant storage.QRGrant, polic
 	if len(q.Nonce) > 0 && len(q.Nonce) < policy.MinNonce {
 		return nil, invalidRequest("The nonce is too short.")
 	}
-	if fault := bounded(form, q); fault != nil {
+	if fault := bounded(values, q); fault != nil {
 		return nil, fault
 	}
-	if fault := bindChallenge(form, q); fault != nil {
+	if fault := bindChallenge(values, q); fault != nil {
 		return nil, fault
 	}
-	if age := form.Get("max_age"); age != "" {
+	if age := values.Get("max_age"); age != "" {
 		seconds, err := strconv.ParseInt(age, 10, 32)
 		if err != nil || seconds < 0 {
 			return nil, invalidRequest("The max_age is not a number of seconds.")
 		}
 		q.MaxAge = &seconds
 	}
-	scopes := strings.Fields(form.Get("scope"))
+	scopes := strings.Fields(values.Get("scope"))
 	if len(scopes) == 0 {
 		scopes = defaultScopes[:1]
 	}
@@ -314,13 +314,13 @@ func request(form url.Values, client fosite.Client, grant storage.QRGrant, polic
 	return q, nil
 }
 
-func bounded(form url.Values, q *storage.QRSession) *TokenError {
+func bounded(values url.Values, q *storage.QRSession) *TokenError {
 	switch {
 	case len(q.Nonce) > maxNonce:
 		return invalidRequest("The nonce is too long.")
-	case len(form.Get("login_hint")) > maxHint || len(form.Get("id_token_hint")) > maxHint:
+	case len(values.Get("login_hint")) > maxHint || len(values.Get("id_token_hint")) > maxHint:
 		return invalidRequest("The hint is too long.")
-	case len([]rune(form.Get("binding_message"))) > maxText:
+	case len([]rune(values.Get("binding_message"))) > maxText:
 		return invalidRequest("The binding_message is too long.")
 	case q.Image != "" && q.Image != ImageSVG && q.Image != ImagePNG:
 		return invalidRequest("The qr_image is neither svg nor png.")
@@ -330,8 +330,8 @@ func bounded(form url.Values, q *storage.QRSession) *TokenError {
 
 // bindChallenge binds the session to a verifier. The QR grant needs one whatever the client
 // asks: policy is the server's (threat T29).
-func bindChallenge(form url.Values, q *storage.QRSession) *TokenError {
-	challenge, method := form.Get("code_challenge"), form.Get("code_challenge_method")
+func bindChallenge(values url.Values, q *storage.QRSession) *TokenError {
+	challenge, method := values.Get("code_challenge"), values.Get("code_challenge_method")
 	switch {
 	case challenge == "" && method == "" && q.Grant == storage.QRGrantDevice:
 		return nil

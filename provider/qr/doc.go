@@ -14,7 +14,7 @@
 //	device.go   POST /device_authorization: two secrets, of which only hashes are stored
 //	frame.go    the signed QR payload that changes every 10 s; image.go draws it
 //	poll.go     POST /token while waiting: one read, no write; held with Prefer: wait=N
-//	phone.go    POST /qr/scan claims for one phone, POST /qr/decision approves or denies
+//	phone.go    POST /qr/scan (claim.go) and POST /qr/decision (decision.go)
 //	context.go  what the person sees, and the digest that ties the approval to it
 //	poll.go     the held poll wakes up, approved
 //	grant.go    redeem and issue in one transaction

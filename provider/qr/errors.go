@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 )
 
 // Problem is an error of the phone endpoints, written as application/problem+json with the
@@ -177,6 +179,10 @@ func asTokenError(err error) *TokenError {
 	var own *TokenError
 	if errors.As(err, &own) {
 		return own
+	}
+	var body *form.Fault
+	if errors.As(err, &body) {
+		return tokenError(body.Status, "invalid_request", body.Sentence)
 	}
 	var rfc *fosite.RFC6749Error
 	if !errors.As(err, &rfc) || rfc.CodeField >= http.StatusInternalServerError {

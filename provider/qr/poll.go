@@ -47,8 +47,7 @@ func (s *Server) WriteTokenError(w http.ResponseWriter, r *http.Request, err err
 
 // poll returns the approved session, or the error to answer with.
 func (s *Server) poll(ctx context.Context, r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, *TokenError) {
-	grantType := form.Get("grant_type")
-	if !client.GetGrantTypes().Has(grantType) {
+	if _, ok := grantOf(client); !ok {
 		return nil, tokenError(http.StatusBadRequest, "unauthorized_client", "The client may not use this grant.")
 	}
 	if fault := unbuilt(r, form); fault != nil {
@@ -61,7 +60,7 @@ func (s *Server) poll(ctx context.Context, r *http.Request, client fosite.Client
 	if fault != nil {
 		return nil, fault
 	}
-	if grantTypeOf(q.Grant) != grantType {
+	if grantTypeOf(q.Grant) != form.Get("grant_type") {
 		return nil, invalidGrant()
 	}
 	proof := storage.QRProof{Verifier: form.Get("code_verifier")}
