@@ -48,10 +48,11 @@ const (
 // QRID is the public 128-bit reference (txn_ref) of a QR session.
 type QRID [16]byte
 
-var refEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
+// refEncoding is RFC 4648 §6 without padding.
+func refEncoding() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
 
 // String returns the 26 upper-case base32 characters that stand in the QR code.
-func (id QRID) String() string { return refEncoding.EncodeToString(id[:]) }
+func (id QRID) String() string { return refEncoding().EncodeToString(id[:]) }
 
 // Hash returns the short hash under which the session appears in logs and audit rows.
 func (id QRID) Hash() string {
@@ -62,7 +63,7 @@ func (id QRID) Hash() string {
 // ParseQRID reads what String wrote; it refuses anything but the canonical spelling.
 func ParseQRID(s string) (QRID, error) {
 	var id QRID
-	raw, err := refEncoding.DecodeString(s)
+	raw, err := refEncoding().DecodeString(s)
 	if err != nil || len(raw) != len(id) {
 		return QRID{}, fmt.Errorf("storage: malformed reference: %w", ErrNotFound)
 	}
@@ -205,6 +206,8 @@ type QRClaim struct {
 	Repeats    uint8    `cbor:"9,keyasint,omitempty"`
 	// Version is the session's version at the first claim; the check code derives from it.
 	Version uint64 `cbor:"10,keyasint"`
+	// ShowAddress says that the phone was near enough to be shown the asker's address.
+	ShowAddress bool `cbor:"11,keyasint,omitempty"`
 }
 
 // QRApproval is what the person said yes to, and how they had signed in on the phone.
@@ -261,8 +264,12 @@ func (s *QRSession) RedeemDeadline() time.Time {
 }
 
 // StateAt is the state at now: the stored one, or QRExpired past its deadline. A deadline
-// itself is already past.
+// itself is already past, and an expiry that was logged stands whatever now is: a request
+// that read its clock before the sweep did must not revive the session.
 func (s *QRSession) StateAt(now time.Time) QRState {
+	if s.ExpiryLogged {
+		return QRExpired
+	}
 	var deadline time.Time
 	switch s.State {
 	case QRPending:
@@ -293,6 +300,9 @@ func (s *QRSession) Live(now time.Time) bool {
 // Lazy reports whether the record may be acknowledged before it is on disk: nothing but an
 // opening and a claim is in it, and losing it costs a new QR code (architecture, durability).
 func (s *QRSession) Lazy() bool {
+	if s.ExpiryLogged {
+		return false
+	}
 	switch s.State {
 	case QRPending:
 		return s.BindingFailures == 0 && s.Interval == PollInterval
@@ -371,7 +381,7 @@ func (s *QRSession) Clone() *QRSession {
 	return &c
 }
 
-// moved bumps the version and adds one audit row: every stored change has exactly one.
+// moved bumps the version and adds the move's one audit row.
 func (s *QRSession) moved(now time.Time, event, detail string) {
 	s.Version++
 	e := AuditEvent{At: now, Type: event, QRSession: s.ID.Hash(), ClientID: s.ClientID, Detail: detail}
@@ -521,6 +531,8 @@ type QRScan struct {
 	Entry      QREntry
 	// FrameFresh is false for a frame that has rotated away. User codes are always fresh.
 	FrameFresh bool
+	// ShowAddress says that phone and asker share a network prefix.
+	ShowAddress bool
 }
 
 // QRScanOutcome is the answer to a scan.
@@ -571,7 +583,7 @@ func (s *QRSession) Scan(now time.Time, scan QRScan) QRScanOutcome {
 	s.Claim = &QRClaim{
 		Subject: scan.Subject, ClientID: scan.ClientID, SessionID: scan.SessionID, JKT: scan.JKT,
 		At: now, HandleHash: scan.HandleHash, Entry: scan.Entry, TriesLeft: scan.Entry.tries(),
-		Version: s.Version + 1,
+		Version: s.Version + 1, ShowAddress: scan.ShowAddress,
 	}
 	s.moved(now, EventQRScanned, "")
 	return QRScanClaimed
@@ -632,6 +644,8 @@ type QRDecision struct {
 	// check code (or user code) matched or none was asked for.
 	DigestEqual bool
 	CodeEqual   bool
+	// CodeMalformed says that no code of the right form was sent: a bad request, not a try.
+	CodeMalformed bool
 	// Approval is what an approval grants; At is set by Decide.
 	Approval QRApproval
 }
@@ -647,6 +661,8 @@ const (
 	QRDecideGone
 	// QRDecideContextChanged: 409; what the person saw is no longer what they would approve.
 	QRDecideContextChanged
+	// QRDecideMalformed: 400; the code is missing or has the wrong form, nothing changed.
+	QRDecideMalformed
 	// QRDecideMismatch: 422 with tries_left; at none left the session is ABORTED.
 	QRDecideMismatch
 	// QRDecideApproved: 200 approved, by this call or by the same call before.
@@ -693,6 +709,8 @@ func (s *QRSession) decide(now time.Time, d QRDecision) QRDecideOutcome {
 		return s.deny(now, d.Verdict)
 	case !d.DigestEqual:
 		return QRDecideContextChanged
+	case d.CodeMalformed:
+		return QRDecideMalformed
 	case !d.CodeEqual:
 		s.codeFailed(now)
 		return QRDecideMismatch

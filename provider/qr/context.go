@@ -163,15 +163,18 @@ func (k *serverKey) digest256(q *storage.QRSession, c Context) (string, error) {
 
 func digestsEqual(a, b string) bool { return hmac.Equal([]byte(a), []byte(b)) }
 
+// scopeOpenID is asked for when an opening names no scope.
+const scopeOpenID = "openid"
+
 // defaultScopes is what a QR approval can grant when the client's policy names nothing.
-var defaultScopes = [...]string{"openid", "profile"}
+func defaultScopes() []string { return []string{scopeOpenID, "profile"} }
 
 // grantable is requested ∩ client ∩ QR-allowed, in the order requested. A scope of the grant
 // itself is never among them: no approval makes an approver (protocol §8).
 func grantable(requested, client []string, policy Policy) []string {
 	allowed := policy.AllowedScopes
 	if len(allowed) == 0 {
-		allowed = defaultScopes[:]
+		allowed = defaultScopes()
 	}
 	var scopes []string
 	for _, scope := range requested {

@@ -303,7 +303,7 @@ func request(values url.Values, client fosite.Client, grant storage.QRGrant, pol
 	}
 	scopes := strings.Fields(values.Get("scope"))
 	if len(scopes) == 0 {
-		scopes = defaultScopes[:1]
+		scopes = []string{scopeOpenID}
 	}
 	for _, scope := range scopes {
 		if !slices.Contains([]string(client.GetScopes()), scope) {

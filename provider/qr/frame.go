@@ -24,8 +24,6 @@ const (
 	base32Digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 )
 
-var frameEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
-
 // frame is what a scanned QR code says, once its form has been checked.
 type frame struct {
 	id    storage.QRID
@@ -59,7 +57,8 @@ func (k *serverKey) frameTag(issuer, ref, count string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("qr: derive frame key: %w", err)
 	}
-	return frameEncoding.EncodeToString(mac(key, "qr1|", issuer, "|", ref, "|", count)[:10]), nil
+	tag := mac(key, "qr1|", issuer, "|", ref, "|", count)[:10]
+	return base32.StdEncoding.EncodeToString(tag), nil // 80 bits need no padding
 }
 
 // genuine reports in constant time whether the frame was signed with this key.

@@ -282,7 +282,7 @@ func (g *grant) mint(ctx context.Context, r fosite.AccessRequester) (minted, err
 			return minted{}, fmt.Errorf("qr: refresh token: %w", err)
 		}
 	}
-	if !r.GetGrantedScopes().Has("openid") {
+	if !r.GetGrantedScopes().Has(scopeOpenID) {
 		return tokens, nil
 	}
 	session, ok := r.GetSession().(openid.Session)

@@ -183,7 +183,7 @@ func (c *Config) defaults() {
 		c.RefreshTokenLifetime = 24 * time.Hour
 	}
 	if c.Now == nil {
-		c.Now = time.Now
+		c.Now = time.Now //nolint:forbidigo // This is where the clock is configured.
 	}
 	if c.After == nil {
 		c.After = time.After

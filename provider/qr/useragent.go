@@ -6,13 +6,26 @@ import "strings"
 // itself is shown, so that nobody can write on the approval card with it.
 func describeUserAgent(header string) string {
 	program := firstOf(header, [][2]string{
-		{"Edg/", "Edge"}, {"OPR/", "Opera"}, {"Firefox/", "Firefox"}, {"Chrome/", "Chrome"},
-		{"CriOS/", "Chrome"}, {"FxiOS/", "Firefox"}, {"Safari/", "Safari"},
-		{"qrgrant/", "qrgrant in a terminal"}, {"curl/", "curl"}, {"Go-http-client/", "A program"}, {"node", "A program"},
+		{"Edg/", "Edge"},
+		{"OPR/", "Opera"},
+		{"Firefox/", "Firefox"},
+		{"Chrome/", "Chrome"},
+		{"CriOS/", "Chrome"},
+		{"FxiOS/", "Firefox"},
+		{"Safari/", "Safari"},
+		{"qrgrant/", "qrgrant in a terminal"},
+		{"curl/", "curl"},
+		{"Go-http-client/", "A program"},
+		{"node", "A program"},
 	})
 	system := firstOf(header, [][2]string{
-		{"Android", "Android"}, {"iPhone", "iPhone"}, {"iPad", "iPad"}, {"Windows", "Windows"},
-		{"Macintosh", "macOS"}, {"CrOS", "ChromeOS"}, {"Linux", "Linux"},
+		{"Android", "Android"},
+		{"iPhone", "iPhone"},
+		{"iPad", "iPad"},
+		{"Windows", "Windows"},
+		{"Macintosh", "macOS"},
+		{"CrOS", "ChromeOS"},
+		{"Linux", "Linux"},
 	})
 	switch {
 	case program == "" && system == "":
