@@ -124,7 +124,7 @@ func Example() {
 }
 
 func post(endpoint string, form url.Values) map[string]any {
-	response, err := http.PostForm(endpoint, form) //nolint:noctx // The example's own loopback server.
+	response, err := http.PostForm(endpoint, form)
 	check(err)
 	return body(response)
 }

@@ -45,3 +45,47 @@ func ParsedAgain(issuer, text string) (string, bool) {
 	}
 	return payloadPrefix(issuer) + f.id.String() + showCount(f.count) + f.tag, true
 }
+
+// Pacer judges polls of one session as the token endpoint does.
+type Pacer struct {
+	paces *paces
+	q     *storage.QRSession
+}
+
+// NewPacer returns a Pacer for a session opened now.
+func NewPacer(now time.Time, limits Limits) *Pacer {
+	limits.defaults()
+	return &Pacer{newPaces(limits), &storage.QRSession{OpenedAt: now, Lifetime: storage.QRLifetime, Interval: storage.PollInterval}}
+}
+
+// Poll judges and answers a poll that is not held; it raises the interval as Poll does.
+func (p *Pacer) Poll(now time.Time) string {
+	verdicts := map[verdict]string{onTime: "pending", repeatPending: "pending again", repeatSlowed: "slow_down again", tooEarly: "slow_down"}
+	v := p.paces.judge(p.q, now, false)
+	if v == tooEarly {
+		p.q.Interval += storage.PollInterval
+	}
+	p.paces.answered(p.q.ID, now, false)
+	return verdicts[v]
+}
+
+// Held judges a poll that asks to be held and is answered after the given time.
+func (p *Pacer) Held(now time.Time, after time.Duration) bool {
+	if p.paces.judge(p.q, now, true) != onTime {
+		return false
+	}
+	holding := p.paces.hold(p.q)
+	if holding == nil || !p.paces.let(p.q, holding) {
+		return false
+	}
+	p.paces.answered(p.q.ID, now.Add(after), true)
+	return true
+}
+
+// Hold begins to hold a poll; the channel ends when it is replaced.
+func (p *Pacer) Hold(now time.Time) (verdict string, replaced <-chan struct{}) {
+	if p.paces.judge(p.q, now, true) != onTime {
+		return "early", nil
+	}
+	return "held", p.paces.hold(p.q)
+}
