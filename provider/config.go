@@ -1,15 +1,27 @@
 package provider
 
 import (
+	"crypto/rand"
+	"errors"
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
+
+// codeLifetime is how long an authorization code can be redeemed (RFC 6749 §4.1.2 recommends
+// at most ten minutes; a redirect takes seconds).
+const codeLifetime = time.Minute
+
+// qrRefreshLifetime is the absolute lifetime of a family born of a QR approval (protocol §7).
+const qrRefreshLifetime = 24 * time.Hour
 
 // Config wires a Provider. Issuer and Store are required.
 type Config struct {
@@ -36,4 +48,73 @@ type Config struct {
 	Rand  io.Reader
 	// Logger gets what the operator should know; nil discards.
 	Logger *slog.Logger
+}
+
+// validate joins every fault, so that one start shows them all.
+func (c *Config) validate() error {
+	var faults []error
+	if err := validateIssuer(c.Issuer); err != nil {
+		faults = append(faults, err)
+	}
+	if c.Store == nil {
+		faults = append(faults, errors.New("provider: Config.Store is missing"))
+	}
+	for name, d := range map[string]time.Duration{
+		"AccessTokenLifetime": c.AccessTokenLifetime, "IDTokenLifetime": c.IDTokenLifetime,
+		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime,
+	} {
+		if d < 0 {
+			faults = append(faults, errors.New("provider: Config."+name+" is negative"))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func validateIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil:
+		return errors.New("provider: Config.Issuer is not an absolute URL")
+	case u.RawQuery != "" || u.ForceQuery || strings.Contains(issuer, "#") || strings.HasSuffix(issuer, "/"):
+		return errors.New("provider: Config.Issuer has a query, a fragment or a trailing slash")
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
+		return errors.New("provider: Config.Issuer must be https, or http on a loopback host")
+	case u.EscapedPath() != u.Path || strings.Contains(u.Path, "//") || strings.ContainsAny(u.Path, "{}"):
+		return errors.New("provider: Config.Issuer has a path that needs escaping")
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) defaults() {
+	durations := []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.AccessTokenLifetime, 10 * time.Minute},
+		{&c.IDTokenLifetime, 10 * time.Minute},
+		{&c.RefreshTokenLifetime, 30 * 24 * time.Hour},
+		{&c.SessionLifetime, 12 * time.Hour},
+	}
+	for _, d := range durations {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.After == nil {
+		c.After = time.After
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 }

@@ -1,0 +1,165 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// authorize is GET and POST /authorize (RFC 6749 §4.1.1). GET changes nothing but this
+// browser's cookies. A POST comes back as a GET, because a session cookie that is SameSite=Lax
+// does not travel with a form from another site.
+func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		form, err := parseForm(w, r)
+		if err != nil {
+			p.errorPage(w, r, err)
+			return
+		}
+		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+form.Encode(), http.StatusSeeOther)
+		return
+	}
+	req, err := p.parseAuthorize(r.Context(), r.URL.RawQuery)
+	if err != nil {
+		p.refuseAuthorize(w, r, req, err)
+		return
+	}
+	b, err := p.browserOf(w, r)
+	if err != nil {
+		p.refuseAuthorize(w, r, req, err)
+		return
+	}
+	p.proceed(w, r, req, b, false)
+}
+
+// proceed is the one decision point of the code flow: sign in, ask, or answer. fresh says that
+// the person has just signed in for this very request, so that prompt=login and max_age=0 do
+// not ask for ever.
+func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authorizeRequest, b *browser, fresh bool) {
+	silent := slices.Contains(req.prompt, "none")
+	switch {
+	case p.mustSignIn(req, b, fresh):
+		if silent || fresh {
+			p.redirectError(w, r, req, "login_required", "The person has to sign in.")
+			return
+		}
+		p.signInPage(w, r, b, signInView{Next: p.pathOf(routeAuthorize) + "?" + req.raw, Login: req.loginHint, client: req})
+	case !req.client.FirstParty || slices.Contains(req.prompt, "consent"):
+		if silent {
+			p.redirectError(w, r, req, "consent_required", "The person has to be asked.")
+			return
+		}
+		p.consentPage(w, r, req, b)
+	default:
+		p.grantCode(w, r, req, b.session)
+	}
+}
+
+// mustSignIn reports whether this browser's sign-in cannot answer the request.
+func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) bool {
+	s := b.session
+	switch {
+	case s == nil:
+		return true
+	case s.QRBorn && !qrBornMayUse(req.client, req.scopes):
+		return true
+	case req.hintSubject != "" && req.hintSubject != s.Subject:
+		return true
+	case fresh:
+		return false
+	case slices.Contains(req.prompt, "login"), slices.Contains(req.prompt, "select_account"):
+		return true
+	case req.maxAge != nil:
+		age := p.config.Now().Sub(s.AuthTime)
+		return *req.maxAge == 0 || age > time.Duration(*req.maxAge)*time.Second
+	}
+	return false
+}
+
+// grantCode lets fosite make the code from our request; parsing was ours, because fosite
+// insists on a long state and follows request objects.
+func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *authorizeRequest, s *storage.Session) {
+	ar := fosite.NewAuthorizeRequest()
+	ar.Client = req.client
+	ar.RedirectURI = req.redirect
+	ar.ResponseTypes = fosite.Arguments{"code"}
+	ar.ResponseMode = fosite.ResponseModeQuery
+	ar.State = req.state
+	ar.RequestedScope = req.scopes
+	ar.GrantedScope = req.scopes
+	if slices.Contains(req.scopes, qr.ApproveScope) {
+		// A token that approves must be good at no other resource server (protocol §6).
+		ar.GrantedAudience = fosite.Arguments{p.config.Issuer}
+	}
+	ar.Form = url.Values{}
+	if req.redirectSent {
+		ar.Form.Set("redirect_uri", req.values.Get("redirect_uri"))
+	}
+	if req.challenge != "" {
+		ar.Form.Set("code_challenge", req.challenge)
+	}
+	answer, err := p.oauth.NewAuthorizeResponse(r.Context(), ar, &session{facts: fositestore.Facts{
+		Subject: s.Subject, SessionID: s.ID, ParentID: s.ParentID, ApproverID: s.ApproverID, QRBorn: s.QRBorn,
+		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"),
+	}})
+	if err != nil {
+		p.refuseAuthorize(w, r, req, err)
+		return
+	}
+	p.redirectBack(w, r, req, url.Values{"code": {answer.GetCode()}})
+}
+
+// refuseAuthorize sends an error to the client when its redirect URI is known to be good, and
+// to the person otherwise.
+func (p *Provider) refuseAuthorize(w http.ResponseWriter, r *http.Request, req *authorizeRequest, err error) {
+	if req == nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	var own *oauthError
+	if !errors.As(err, &own) {
+		own = serverError(err)
+	}
+	if own.status >= http.StatusInternalServerError {
+		p.config.Logger.ErrorContext(r.Context(), "authorization failed", "client_id", req.client.ID, "error", err)
+	}
+	p.redirectError(w, r, req, own.code, own.description)
+}
+
+func (p *Provider) redirectError(w http.ResponseWriter, r *http.Request, req *authorizeRequest, code, sentence string) {
+	p.redirectBack(w, r, req, url.Values{"error": {code}, "error_description": {sentence}})
+}
+
+// redirectBack adds state and iss (RFC 9207), keeping the query the URI was registered with.
+func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, req *authorizeRequest, answer url.Values) {
+	if req.state != "" {
+		answer.Set("state", req.state)
+	}
+	answer.Set("iss", p.config.Issuer)
+	target := *req.redirect
+	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+answer.Encode(), "&")
+	w.Header().Set("Location", target.String())
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// authorizeFor parses what a form carried over from a GET, for the pages in between.
+func (p *Provider) authorizeFor(ctx context.Context, next string) (*authorizeRequest, error, bool) {
+	raw, ok := strings.CutPrefix(next, p.pathOf(routeAuthorize)+"?")
+	if !ok {
+		return nil, nil, false
+	}
+	req, err := p.parseAuthorize(ctx, raw)
+	return req, err, true
+}

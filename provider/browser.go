@@ -1,0 +1,237 @@
+package provider
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const (
+	sessionCookie = "qrgrant"
+	formCookie    = "qrgrant-form"
+	// formLifetime is how long a page may stay open before it is sent.
+	formLifetime = time.Hour
+	// acrPassword and amrPassword say how a person signed in with a password (RFC 8176).
+	acrPassword = "urn:qrgrant:acr:password"
+	amrPassword = "pwd"
+)
+
+// browser is what a request's cookies say.
+type browser struct {
+	// formKey binds forms to this browser, signed in or not.
+	formKey string
+	// session is the sign-in; nil when there is none that lasts.
+	session *storage.Session
+}
+
+func (b *browser) sid() string {
+	if b.session == nil {
+		return ""
+	}
+	return b.session.ID
+}
+
+func (p *Provider) cookieName(name string) string {
+	if p.issuer.Scheme == "https" {
+		// The prefix keeps a subdomain or a plain http page from planting one.
+		return "__Host-" + name
+	}
+	return name
+}
+
+func (p *Provider) setCookie(w http.ResponseWriter, name, value string) {
+	http.SetCookie(w, &http.Cookie{
+		Name: p.cookieName(name), Value: value, Path: "/", HttpOnly: true,
+		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
+	})
+}
+
+func (p *Provider) dropCookie(w http.ResponseWriter, name string) {
+	http.SetCookie(w, &http.Cookie{
+		Name: p.cookieName(name), Path: "/", MaxAge: -1, HttpOnly: true,
+		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// browserOf reads the cookies. A browser without a form cookie gets one: it holds nothing but
+// a random value and changes nothing here.
+func (p *Provider) browserOf(w http.ResponseWriter, r *http.Request) (*browser, error) {
+	b := &browser{}
+	if c, err := r.Cookie(p.cookieName(formCookie)); err == nil && len(c.Value) >= 22 {
+		b.formKey = c.Value
+	} else {
+		key, err := p.secret()
+		if err != nil {
+			return nil, err
+		}
+		b.formKey = key
+		p.setCookie(w, formCookie, key)
+	}
+	c, err := r.Cookie(p.cookieName(sessionCookie))
+	if err != nil {
+		return b, nil
+	}
+	b.session, err = p.sessionOf(r.Context(), c.Value)
+	return b, err
+}
+
+// sessionOf returns the sign-in behind a cookie value; nil when there is none that lasts.
+func (p *Provider) sessionOf(ctx context.Context, cookie string) (*storage.Session, error) {
+	sid, _, ok := strings.Cut(cookie, ".")
+	if !ok || sid == "" || len(cookie) > 256 {
+		return nil, nil
+	}
+	s, err := p.config.Store.Session(ctx, sid)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	sum := sha256.Sum256([]byte(cookie))
+	if subtle.ConstantTimeCompare(sum[:], s.CookieHash[:]) != 1 {
+		return nil, nil
+	}
+	// The record outlives the cookie for the sake of refresh tokens, see signIn.
+	if !p.config.Now().Before(s.CreatedAt.Add(p.config.SessionLifetime)) {
+		return nil, nil
+	}
+	standing, err := p.standing(ctx, s.Subject, s.ID)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if !standing {
+		return nil, nil
+	}
+	return s, nil
+}
+
+// signIn opens a new sign-in with a new sid and a new cookie, whatever the browser had: an
+// identifier from before the password must not survive it. The record lasts as long as a
+// refresh token of this sign-in can, so that an unknown sid always means an ended one.
+func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *storage.User) (*storage.Session, error) {
+	sid, err := p.secret()
+	if err != nil {
+		return nil, err
+	}
+	random, err := p.secret()
+	if err != nil {
+		return nil, err
+	}
+	sid = sid[:22] // 132 bits
+	cookie := sid + "." + random
+	now := p.config.Now()
+	s := &storage.Session{
+		ID:         sid,
+		Subject:    user.Subject,
+		CookieHash: sha256.Sum256([]byte(cookie)),
+		AuthTime:   now.Truncate(time.Second),
+		AMR:        []string{amrPassword},
+		ACR:        acrPassword,
+		CreatedAt:  now,
+		ExpiresAt:  now.Add(p.config.SessionLifetime + codeLifetime + p.config.RefreshTokenLifetime),
+	}
+	if err := p.config.Store.PutSession(ctx, s); err != nil {
+		return nil, unavailable(err)
+	}
+	p.setCookie(w, sessionCookie, cookie)
+	return s, nil
+}
+
+// secret returns 256 random bits as text.
+func (p *Provider) secret() (string, error) {
+	var raw [32]byte
+	if _, err := io.ReadFull(p.config.Rand, raw[:]); err != nil {
+		return "", serverError(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw[:]), nil
+}
+
+// sealForm returns the token a form carries: this page, for this browser and this sign-in,
+// was made by us with this payload. It is the CSRF token and keeps hidden fields as they were.
+func (p *Provider) sealForm(b *browser, purpose, payload string) (string, error) {
+	at := strconv.FormatInt(p.config.Now().Unix(), 36)
+	mac, err := formMAC(p.keys.server[0].Secret, b, purpose, payload, at)
+	if err != nil {
+		return "", serverError(err)
+	}
+	return at + "." + base64.RawURLEncoding.EncodeToString(mac), nil
+}
+
+// checkForm refuses a form that sealForm did not seal within the last hour.
+func (p *Provider) checkForm(b *browser, purpose, payload, token string) error {
+	stale := &oauthError{status: http.StatusForbidden, code: "invalid_request", description: "The page was open for too long or belongs to another sign-in. Go back and try again."}
+	at, encoded, _ := strings.Cut(token, ".")
+	seconds, err := strconv.ParseInt(at, 36, 64)
+	if err != nil {
+		return stale
+	}
+	got, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		return stale
+	}
+	for _, key := range p.keys.server {
+		mac, err := formMAC(key.Secret, b, purpose, payload, at)
+		if err != nil {
+			return serverError(err)
+		}
+		if hmac.Equal(mac, got) {
+			if age := p.config.Now().Sub(time.Unix(seconds, 0)); age < -time.Minute || age > formLifetime {
+				return stale
+			}
+			return nil
+		}
+	}
+	return stale
+}
+
+// formMAC keys the MAC apart from every other use of the server key.
+func formMAC(secret []byte, b *browser, parts ...string) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, "provider|form", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	mac := hmac.New(sha256.New, key)
+	for _, part := range append([]string{b.formKey, b.sid()}, parts...) {
+		// Lengths keep neighbouring parts from trading bytes.
+		_, _ = mac.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
+	}
+	return mac.Sum(nil), nil
+}
+
+// form guards the pages: a POST must come from one of our own pages (Sec-Fetch-Site, Origin)
+// and be a plain form. The handler still checks its own token.
+func (p *Provider) form(handler http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			handler(w, r)
+			return
+		}
+		if err := p.origins.Check(r); err != nil {
+			p.errorPage(w, r, &oauthError{status: http.StatusForbidden, code: "invalid_request", description: "The form was sent from another site.", cause: err})
+			return
+		}
+		if _, err := parseForm(w, r); err != nil {
+			p.errorPage(w, r, err)
+			return
+		}
+		handler(w, r)
+	}
+}
+
+// newOrigins trusts our own origin as configured, whatever Host a proxy passes on.
+func newOrigins(origin string) (*http.CrossOriginProtection, error) {
+	origins := http.NewCrossOriginProtection()
+	return origins, origins.AddTrustedOrigin(origin)
+}

@@ -1,0 +1,280 @@
+package provider
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const (
+	purposeClaim  = "device-claim"
+	purposeDecide = "device-decide"
+)
+
+// deviceView is the page that takes a user code.
+type deviceView struct {
+	Action, CSRF       string
+	Logout, LogoutCSRF string
+	UserCode, Fault    string
+	Name               string
+}
+
+// cardView is the approval card.
+type cardView struct {
+	Action, CSRF, Card        string
+	Fault                     string
+	Context                   qr.Context
+	Verified, Where           string
+	Consequence               string
+	Warnings                  []string
+	AskCheckCode, AskUserCode bool
+}
+
+// resultView is the page at the end.
+type resultView struct {
+	Heading, Sentence, Again string
+}
+
+// device is GET and POST /device: the authorization device of a person without the app. It
+// acts by browser session and form token and refuses a sign-in that was itself born of a QR
+// approval (protocol §6, §8).
+func (p *Provider) device(w http.ResponseWriter, r *http.Request) {
+	b, err := p.browserOf(w, r)
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	if b.session == nil || b.session.QRBorn {
+		p.deviceSignIn(w, r, b)
+		return
+	}
+	switch {
+	case r.Method == http.MethodGet:
+		p.devicePage(w, r, b, r.URL.Query().Get("user_code"), "")
+	case r.PostForm.Get("step") == "decide":
+		p.deviceDecide(w, r, b)
+	default:
+		p.deviceClaim(w, r, b)
+	}
+}
+
+func (p *Provider) deviceSignIn(w http.ResponseWriter, r *http.Request, b *browser) {
+	v := signInView{Next: p.pathOf(routeDevice)}
+	if code := r.FormValue("user_code"); code != "" && len(code) <= 32 {
+		v.Next += "?" + url.Values{"user_code": {code}}.Encode()
+	}
+	if b.session != nil {
+		v.Notice = "You are signed in here by another device. To connect devices, sign in with your password."
+	}
+	p.signInPage(w, r, b, v)
+}
+
+// devicePage shows the form; a code from the query is only filled in.
+func (p *Provider) devicePage(w http.ResponseWriter, r *http.Request, b *browser, code, fault string) {
+	claim, err := p.sealForm(b, purposeClaim, "")
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	logout, err := p.sealForm(b, purposeLogout, "")
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	user, err := p.config.Store.User(r.Context(), b.session.Subject)
+	if err != nil {
+		p.errorPage(w, r, unavailable(err))
+		return
+	}
+	p.render(w, r, http.StatusOK, "device", deviceView{
+		Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: logout,
+		UserCode: code[:min(len(code), 32)], Fault: fault, Name: user.Login,
+	})
+}
+
+// approver is the person at this browser; no client stands between.
+func (p *Provider) approver(r *http.Request, s *storage.Session) qr.Approver {
+	return qr.Approver{
+		Subject: s.Subject, SessionID: s.ID, AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR,
+		Address: p.clientAddress(r),
+	}
+}
+
+// deviceClaim claims the session of a typed code and shows who asks.
+func (p *Provider) deviceClaim(w http.ResponseWriter, r *http.Request, b *browser) {
+	if err := p.checkForm(b, purposeClaim, "", r.PostForm.Get("csrf")); err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	code := r.PostForm.Get("user_code")
+	answer, err := p.qr.Claim(r.Context(), p.approver(r, b.session), qr.ScanRequest{UserCode: code, Entry: "typed"})
+	if err != nil {
+		p.deviceProblem(w, r, b, code, err)
+		return
+	}
+	card, err := json.Marshal(answer)
+	if err != nil {
+		p.errorPage(w, r, serverError(err))
+		return
+	}
+	p.cardPage(w, r, b, base64.RawURLEncoding.EncodeToString(card), answer, "")
+}
+
+// cardPage shows the approval card. The answer of the claim travels in the form, sealed: a
+// wrong code shows the same card again without asking for a second claim.
+func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, card string, a *qr.ScanAnswer, fault string) {
+	token, err := p.sealForm(b, purposeDecide, card)
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	v := cardView{
+		Action: p.pathOf(routeDevice), CSRF: token, Card: card, Fault: fault, Context: a.Context,
+		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network),
+		Consequence: a.Context.Consequence, AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
+	}
+	for _, id := range a.Context.Warnings {
+		v.Warnings = append(v.Warnings, warningText(id))
+	}
+	p.render(w, r, http.StatusOK, "card", v)
+}
+
+// deviceDecide takes the person's answer.
+func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *browser) {
+	form := r.PostForm
+	card := form.Get("card")
+	if err := p.checkForm(b, purposeDecide, card, form.Get("csrf")); err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	var claim qr.ScanAnswer
+	raw, err := base64.RawURLEncoding.DecodeString(card)
+	if err == nil {
+		err = json.Unmarshal(raw, &claim)
+	}
+	if err != nil || !slices.Contains([]string{"approve", "deny", "report"}, form.Get("decision")) {
+		p.errorPage(w, r, invalidRequest("The form is malformed."))
+		return
+	}
+	decision := qr.DecisionRequest{ConfirmHandle: claim.ConfirmHandle, Decision: form.Get("decision"), ContextDigest: claim.ContextDigest}
+	if decision.Decision == "approve" {
+		decision.CheckCode, decision.UserCode = form.Get("check_code"), form.Get("user_code")
+	}
+	answer, err := p.qr.Decide(r.Context(), p.approver(r, b.session), decision)
+	var problem *qr.Problem
+	switch {
+	case err == nil:
+		p.render(w, r, http.StatusOK, "result", p.deviceResult(answer.State, decision.Decision))
+	case errors.As(err, &problem) && (problem.Code == "check_code_mismatch" || problem.Code == "invalid_request") && (problem.TriesLeft == nil || *problem.TriesLeft > 0):
+		p.cardPage(w, r, b, card, &claim, codeFault(problem))
+	default:
+		p.deviceProblem(w, r, b, "", err)
+	}
+}
+
+func (p *Provider) deviceResult(state, decision string) resultView {
+	v := resultView{Again: p.pathOf(routeDevice)}
+	switch {
+	case state == "approved":
+		v.Heading, v.Sentence = "Approved", "The other device will be signed in within seconds. If it shows another name than yours, choose \"Not me\" there."
+	case decision == "report":
+		v.Heading, v.Sentence = "Denied and reported", "Nobody was signed in. What this asker had got from you before was taken back."
+	default:
+		v.Heading, v.Sentence = "Denied", "Nobody was signed in."
+	}
+	return v
+}
+
+// deviceProblem turns a refusal of the grant into a page; the form again where trying again
+// makes sense.
+func (p *Provider) deviceProblem(w http.ResponseWriter, r *http.Request, b *browser, code string, err error) {
+	var problem *qr.Problem
+	if !errors.As(err, &problem) {
+		p.errorPage(w, r, err)
+		return
+	}
+	if problem.Status == http.StatusTooManyRequests {
+		p.errorPage(w, r, &oauthError{status: problem.Status, code: problem.Code, description: "There were too many tries. Wait a few minutes."})
+		return
+	}
+	p.devicePage(w, r, b, code, problemText(problem.Code))
+}
+
+func codeFault(problem *qr.Problem) string {
+	if problem.Code == "invalid_request" {
+		return "Enter the code from the other screen."
+	}
+	if problem.TriesLeft == nil {
+		return "The code is wrong."
+	}
+	return "The code is wrong. Tries left: " + strconv.Itoa(*problem.TriesLeft)
+}
+
+func problemText(code string) string {
+	switch code {
+	case "unknown_code", "not_found":
+		return "The code is not known or has expired. Check it, or start again on the other device."
+	case "gone":
+		return "This sign-in is over. Start again on the other device."
+	case "check_code_mismatch":
+		return "The code was wrong. Start again on the other device."
+	case "already_claimed", "already_decided":
+		return "This sign-in is already being handled."
+	case "context_changed":
+		return "The request has changed since it was shown. Enter the code again."
+	case "wrong_account":
+		return "This sign-in is for another account."
+	case "insufficient_user_authentication":
+		return "This sign-in asks for a fresh sign-in here. Sign out and in again first."
+	}
+	return "This did not work. Start again on the other device."
+}
+
+func verifiedText(how string) string {
+	switch how {
+	case "redirect":
+		return "address verified"
+	case "attested":
+		return "verified"
+	}
+	return "name not verified"
+}
+
+func whereText(n qr.ContextNetwork) string {
+	text := n.Name
+	for _, part := range []string{n.City, n.Address} {
+		if part != "" && text != "" {
+			text += ", "
+		}
+		text += part
+	}
+	switch n.Distance {
+	case "near":
+		return text + " (near you)"
+	case "far":
+		return text + " (far from you)"
+	}
+	if text == "" {
+		return "unknown"
+	}
+	return text
+}
+
+func warningText(id string) string {
+	switch id {
+	case "new_device":
+		return "This device has never signed in as you."
+	case "far":
+		return "The device is far away from you."
+	case "typed", "link", "entry":
+		return "The code was typed or came by a link. Nobody who helps you needs such a code."
+	}
+	return id
+}

@@ -1,0 +1,126 @@
+package provider
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/qrgrant/qrgrant/provider/qr"
+)
+
+// metadata is the provider's description of itself (OpenID Connect Discovery §3, RFC 8414 §2).
+// The members are those the specifications know: an unknown one is a certification warning,
+// which is why package qr has a document of its own.
+type metadata struct {
+	Issuer                string   `json:"issuer"`
+	Authorization         string   `json:"authorization_endpoint"`
+	Token                 string   `json:"token_endpoint"`
+	DeviceAuthorization   string   `json:"device_authorization_endpoint"`
+	Userinfo              string   `json:"userinfo_endpoint,omitempty"`
+	JWKS                  string   `json:"jwks_uri"`
+	Introspection         string   `json:"introspection_endpoint"`
+	Revocation            string   `json:"revocation_endpoint"`
+	Scopes                []string `json:"scopes_supported"`
+	ResponseTypes         []string `json:"response_types_supported"`
+	ResponseModes         []string `json:"response_modes_supported"`
+	GrantTypes            []string `json:"grant_types_supported"`
+	ACRValues             []string `json:"acr_values_supported,omitempty"`
+	SubjectTypes          []string `json:"subject_types_supported,omitempty"`
+	IDTokenAlgs           []string `json:"id_token_signing_alg_values_supported,omitempty"`
+	RequestObjectAlgs     []string `json:"request_object_signing_alg_values_supported,omitempty"`
+	TokenAuthMethods      []string `json:"token_endpoint_auth_methods_supported"`
+	IntrospectAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+	RevokeAuthMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
+	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
+	Prompts               []string `json:"prompt_values_supported,omitempty"`
+	Claims                []string `json:"claims_supported,omitempty"`
+	ClaimTypes            []string `json:"claim_types_supported,omitempty"`
+	ClaimsParameter       *bool    `json:"claims_parameter_supported,omitempty"`
+	RequestParameter      *bool    `json:"request_parameter_supported,omitempty"`
+	RequestURIParameter   *bool    `json:"request_uri_parameter_supported,omitempty"`
+	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
+}
+
+// metadataDocuments are the two documents, encoded once.
+type metadataDocuments struct {
+	openid, oauth []byte
+}
+
+// describe builds both documents from the route table.
+func (p *Provider) describe() error {
+	methods := []string{"client_secret_basic", "client_secret_post", "none"}
+	confidential := []string{"client_secret_basic", "client_secret_post"}
+	m := metadata{
+		Issuer:                p.config.Issuer,
+		Authorization:         p.urlOf(routeAuthorize),
+		Token:                 p.urlOf(routeToken),
+		DeviceAuthorization:   p.urlOf(routeDeviceStart),
+		JWKS:                  p.urlOf(routeJWKS),
+		Introspection:         p.urlOf(routeIntrospect),
+		Revocation:            p.urlOf(routeRevoke),
+		Scopes:                []string{"openid", "profile", "email", "address", "phone", "offline_access"},
+		ResponseTypes:         []string{"code"},
+		ResponseModes:         []string{"query"},
+		GrantTypes:            []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType},
+		TokenAuthMethods:      methods,
+		IntrospectAuthMethods: confidential,
+		RevokeAuthMethods:     methods,
+		ChallengeMethods:      []string{"S256"},
+		IssParameter:          true,
+	}
+	var err error
+	if p.metadata.oauth, err = json.Marshal(m); err != nil {
+		return fmt.Errorf("provider: metadata: %w", err)
+	}
+	p.describeOpenID(&m)
+	if p.metadata.openid, err = json.Marshal(m); err != nil {
+		return fmt.Errorf("provider: metadata: %w", err)
+	}
+	return nil
+}
+
+// describeOpenID adds what only OpenID Connect knows.
+func (p *Provider) describeOpenID(m *metadata) {
+	no := false
+	m.Userinfo = p.urlOf(routeUserinfo)
+	m.ACRValues = []string{acrPassword}
+	m.SubjectTypes = []string{"public"}
+	m.IDTokenAlgs = []string{"ES256", "RS256"}
+	// Without "none" here a relying party that could sign its request does not try to send an
+	// unsigned one; that signed ones are refused too, request_parameter_supported says.
+	m.RequestObjectAlgs = []string{"RS256"}
+	m.Prompts = []string{"none", "login", "consent", "select_account"}
+	m.Claims = supportedClaims()
+	m.ClaimTypes = []string{"normal"}
+	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &no, &no, &no
+}
+
+// openidConfiguration is GET /.well-known/openid-configuration.
+func (p *Provider) openidConfiguration(w http.ResponseWriter, _ *http.Request) {
+	writeEncoded(w, p.metadata.openid)
+}
+
+// oauthConfiguration is GET /.well-known/oauth-authorization-server.
+func (p *Provider) oauthConfiguration(w http.ResponseWriter, _ *http.Request) {
+	writeEncoded(w, p.metadata.oauth)
+}
+
+// writeDocument answers with a public document that may be cached for a short while.
+func writeDocument(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, `{"error":"server_error"}`, http.StatusInternalServerError)
+		return
+	}
+	writeEncoded(w, body)
+}
+
+func writeEncoded(w http.ResponseWriter, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "public, max-age=60")
+	h.Set("X-Content-Type-Options", "nosniff")
+	// Public keys and metadata hold nothing personal; browser clients need to read them.
+	h.Set("Access-Control-Allow-Origin", "*")
+	_, _ = w.Write(body)
+}

@@ -1,0 +1,135 @@
+package provider
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// oauthError is an error answer: a code of RFC 6749 §5.2 and a fixed sentence. Nothing a
+// caller sent and nothing a library said ever stands in it.
+type oauthError struct {
+	status      int
+	code        string
+	description string
+	cause       error
+}
+
+func (e *oauthError) Error() string {
+	if e.cause != nil {
+		return e.code + ": " + e.cause.Error()
+	}
+	return e.code + ": " + e.description
+}
+
+func (e *oauthError) Unwrap() error { return e.cause }
+
+func invalidRequest(sentence string) *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "invalid_request", description: sentence}
+}
+
+func invalidClient() *oauthError {
+	return &oauthError{status: http.StatusUnauthorized, code: "invalid_client", description: "The client could not be authenticated."}
+}
+
+func unauthorizedClient() *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "unauthorized_client", description: "The client may not do this."}
+}
+
+func invalidGrant() *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "invalid_grant", description: "The code or token is not valid for this client."}
+}
+
+func invalidScope() *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "invalid_scope", description: "A requested scope cannot be granted."}
+}
+
+func invalidTarget() *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "invalid_target", description: "The resource cannot be asked for."}
+}
+
+func unsupportedGrantType() *oauthError {
+	return &oauthError{status: http.StatusBadRequest, code: "unsupported_grant_type", description: "The grant type is not supported."}
+}
+
+func serverError(cause error) *oauthError {
+	return &oauthError{status: http.StatusInternalServerError, code: "server_error", description: "The server failed.", cause: cause}
+}
+
+func unavailable(cause error) *oauthError {
+	return &oauthError{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", description: "The server cannot do this now.", cause: cause}
+}
+
+// tokenError is the one place where what fosite and the store report becomes an answer of the
+// token endpoint. fosite buries the sentinel of a lost compare-and-swap in a server_error and
+// calls a bad refresh token invalid_request; both are invalid_grant.
+func tokenError(err error) *oauthError {
+	var own *oauthError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.Is(err, storage.ErrFull):
+		return unavailable(err)
+	case errors.Is(err, storage.ErrConflict), errors.Is(err, fosite.ErrInvalidatedAuthorizeCode),
+		errors.Is(err, fosite.ErrInactiveToken), errors.Is(err, fosite.ErrNotFound):
+		return invalidGrant()
+	}
+	var foreign *fosite.RFC6749Error
+	if !errors.As(err, &foreign) {
+		return serverError(err)
+	}
+	switch foreign.ErrorField {
+	case "invalid_client":
+		return invalidClient()
+	case "unauthorized_client":
+		return unauthorizedClient()
+	case "invalid_scope", "scope_not_granted":
+		return invalidScope()
+	case "unsupported_grant_type":
+		return unsupportedGrantType()
+	case "temporarily_unavailable":
+		return unavailable(err)
+	// Missing parameters were refused before fosite ran, so what it still calls a bad request
+	// is a bad code or token.
+	case "invalid_grant", "invalid_request", "token_expired", "invalid_token":
+		return invalidGrant()
+	}
+	return serverError(err)
+}
+
+// writeError answers a JSON endpoint with an error.
+func (p *Provider) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	e := tokenError(err)
+	if e.status >= http.StatusInternalServerError {
+		p.config.Logger.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
+	}
+	switch e.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="qrgrant"`)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "5")
+	}
+	writeJSON(w, e.status, struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description,omitempty"`
+	}{e.code, e.description})
+}
+
+// writeJSON answers with v; what an OAuth endpoint says is never stored (RFC 6749 §5.1).
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Pragma", "no-cache")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a caller that is gone is not an error of ours
+}

@@ -1,0 +1,91 @@
+package provider
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/handler/openid"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+)
+
+// idTokenStrategy makes ID tokens. It replaces fosite's, which leaks rat, takes the nonce from
+// the token request's form and knows no clock but time.Now.
+type idTokenStrategy struct {
+	issuer string
+	keys   *keyRing
+	now    func() time.Time
+}
+
+var _ openid.OpenIDConnectTokenStrategy = (*idTokenStrategy)(nil)
+
+// idTokenClaims are the claims of an ID token (OpenID Connect Core §2): nothing unasked.
+type idTokenClaims struct {
+	Issuer          string   `json:"iss"`
+	Subject         string   `json:"sub"`
+	Audience        string   `json:"aud"`
+	Expiry          int64    `json:"exp"`
+	IssuedAt        int64    `json:"iat"`
+	AuthTime        int64    `json:"auth_time"`
+	Nonce           string   `json:"nonce,omitempty"`
+	ACR             string   `json:"acr,omitempty"`
+	AMR             []string `json:"amr,omitempty"`
+	SessionID       string   `json:"sid,omitempty"`
+	AccessTokenHash string   `json:"at_hash,omitempty"`
+	ID              string   `json:"jti"`
+}
+
+// GenerateIDToken signs the session's facts for the requester's client.
+func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Duration, req fosite.Requester) (string, error) {
+	sess, ok := req.GetSession().(*session)
+	if !ok || sess.facts.Subject == "" {
+		return "", errors.New("provider: an ID token needs a subject")
+	}
+	now := s.now()
+	payload, err := json.Marshal(idTokenClaims{
+		Issuer:          s.issuer,
+		Subject:         sess.facts.Subject,
+		Audience:        req.GetClient().GetID(),
+		Expiry:          now.Add(lifespan).Unix(),
+		IssuedAt:        now.Unix(),
+		AuthTime:        sess.facts.AuthTime.Unix(),
+		Nonce:           sess.facts.Nonce,
+		ACR:             sess.facts.ACR,
+		AMR:             sess.facts.AMR,
+		SessionID:       sess.facts.SessionID,
+		AccessTokenHash: sess.claims.AccessTokenHash,
+		ID:              rand.Text(),
+	})
+	if err != nil {
+		return "", fmt.Errorf("provider: encode ID token: %w", err)
+	}
+	return s.keys.sign(ctx, signingAlg(req.GetClient()), payload)
+}
+
+// signingAlg is the client's choice; ES256 costs a tenth of RS256.
+func signingAlg(client fosite.Client) jose.SignatureAlgorithm {
+	if c, ok := client.(fositestore.Client); ok && c.IDTokenAlg != "" {
+		return jose.SignatureAlgorithm(c.IDTokenAlg)
+	}
+	return jose.ES256
+}
+
+// hintSubject returns the subject of an ID token we made, however old (OpenID Connect Core
+// §3.1.2.1); empty when the token is none of ours.
+func (s *idTokenStrategy) hintSubject(token string) string {
+	payload, err := s.keys.verify(token)
+	if err != nil {
+		return ""
+	}
+	var claims idTokenClaims
+	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer {
+		return ""
+	}
+	return claims.Subject
+}

@@ -1,0 +1,274 @@
+package fositestore
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"time"
+
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/handler/oauth2"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// usedCodeRetention is how long a code outlives its use, so that a replay is recognised and
+// revokes the family (RFC 6749 §4.1.2).
+const usedCodeRetention = time.Hour
+
+// Config wires a Store. Every field is required.
+type Config struct {
+	Store interface {
+		storage.Tokens
+		storage.Clients
+	}
+	// NewSession returns an empty session of the provider's type.
+	NewSession func() Session
+	Now        func() time.Time
+	// CodeLifetime and AccessLifetime start at issue; RefreshLifetime and QRRefreshLifetime
+	// bound a whole family from its first refresh token on.
+	CodeLifetime      time.Duration
+	AccessLifetime    time.Duration
+	RefreshLifetime   time.Duration
+	QRRefreshLifetime time.Duration
+}
+
+// Store implements fosite's storage interfaces over storage.Store.
+type Store struct {
+	config Config
+}
+
+var (
+	_ fosite.Storage                = (*Store)(nil)
+	_ oauth2.CoreStorage            = (*Store)(nil)
+	_ oauth2.TokenRevocationStorage = (*Store)(nil)
+)
+
+// New returns a Store.
+func New(c Config) *Store { return &Store{config: c} }
+
+// CreateAuthorizeCodeSession stores a code with its challenge and its facts as one record.
+func (s *Store) CreateAuthorizeCodeSession(ctx context.Context, sig string, req fosite.Requester) error {
+	now := s.config.Now()
+	rec := s.recordOf(req, now)
+	rec.RedirectURI = req.GetRequestForm().Get("redirect_uri")
+	rec.Challenge = req.GetRequestForm().Get("code_challenge")
+	t := &storage.Token{Kind: storage.TokenCode, ExpiresAt: now.Add(s.config.CodeLifetime)}
+	t.KeepUntil = t.ExpiresAt.Add(usedCodeRetention)
+	return s.put(ctx, t, sig, req, rec)
+}
+
+// GetAuthorizeCodeSession returns the request of a code; of a used one with
+// fosite.ErrInvalidatedAuthorizeCode beside it.
+func (s *Store) GetAuthorizeCodeSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
+	return s.load(ctx, storage.TokenCode, sig, fosite.ErrInvalidatedAuthorizeCode)
+}
+
+// InvalidateAuthorizeCodeSession uses the code up; of two units of work one fails to commit.
+func (s *Store) InvalidateAuthorizeCodeSession(ctx context.Context, sig string) error {
+	return s.use(ctx, storage.TokenCode, sig)
+}
+
+// CreateAccessTokenSession stores an access token.
+func (s *Store) CreateAccessTokenSession(ctx context.Context, sig string, req fosite.Requester) error {
+	now := s.config.Now()
+	rec := s.recordOf(req, now)
+	rec.Facts.Nonce = ""
+	t := &storage.Token{Kind: storage.TokenAccess, ExpiresAt: now.Add(s.config.AccessLifetime)}
+	return s.put(ctx, t, sig, req, rec)
+}
+
+// GetAccessTokenSession returns the request of an active access token.
+func (s *Store) GetAccessTokenSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
+	return s.load(ctx, storage.TokenAccess, sig, fosite.ErrInactiveToken)
+}
+
+// DeleteAccessTokenSession makes an access token inactive.
+func (s *Store) DeleteAccessTokenSession(ctx context.Context, sig string) error {
+	return s.use(ctx, storage.TokenAccess, sig)
+}
+
+// CreateRefreshTokenSession stores a refresh token. It expires with its family, not a
+// lifetime after this rotation.
+func (s *Store) CreateRefreshTokenSession(ctx context.Context, sig, _ string, req fosite.Requester) error {
+	now := s.config.Now()
+	rec := s.recordOf(req, now)
+	rec.Facts.Nonce = ""
+	if rec.Facts.FamilyEnd.IsZero() {
+		rec.Facts.FamilyEnd = now.Add(s.familyLifetime(rec.Facts.QRBorn))
+	}
+	if rec.Facts.RefreshScopes != nil {
+		rec.Granted = rec.Facts.RefreshScopes
+	}
+	t := &storage.Token{Kind: storage.TokenRefresh, ExpiresAt: rec.Facts.FamilyEnd}
+	return s.put(ctx, t, sig, req, rec)
+}
+
+func (s *Store) familyLifetime(qrBorn bool) time.Duration {
+	if qrBorn {
+		return s.config.QRRefreshLifetime
+	}
+	return s.config.RefreshLifetime
+}
+
+// GetRefreshTokenSession returns the request of a refresh token; of a used one with
+// fosite.ErrInactiveToken beside it.
+func (s *Store) GetRefreshTokenSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
+	return s.load(ctx, storage.TokenRefresh, sig, fosite.ErrInactiveToken)
+}
+
+// DeleteRefreshTokenSession does nothing: fosite calls it on a replayed token only, which is
+// inactive already and must stay recognisable.
+func (*Store) DeleteRefreshTokenSession(context.Context, string) error { return nil }
+
+// RotateRefreshToken uses the refresh token up; of two units of work one fails to commit.
+func (s *Store) RotateRefreshToken(ctx context.Context, _, sig string) error {
+	return s.use(ctx, storage.TokenRefresh, sig)
+}
+
+// RevokeRefreshToken ends a family at once, whatever becomes of the unit of work.
+func (s *Store) RevokeRefreshToken(ctx context.Context, requestID string) error {
+	return s.revoke(ctx, requestID)
+}
+
+// RevokeAccessToken ends a family at once, whatever becomes of the unit of work.
+func (s *Store) RevokeAccessToken(ctx context.Context, requestID string) error {
+	return s.revoke(ctx, requestID)
+}
+
+func (s *Store) revoke(ctx context.Context, requestID string) error {
+	_, err := s.config.Store.RevokeTokens(ctx, storage.TokenFilter{RequestID: requestID}, s.config.Now())
+	return err
+}
+
+// Challenge returns the S256 challenge a code is bound to; empty when it has none.
+func (s *Store) Challenge(ctx context.Context, sig string) (string, error) {
+	_, rec, err := s.read(ctx, storage.TokenCode, sig)
+	if err != nil {
+		return "", err
+	}
+	return rec.Challenge, nil
+}
+
+// Grant returns an artefact as it is stored, active or not; fosite.ErrNotFound when there is
+// none.
+func (s *Store) Grant(ctx context.Context, kind storage.TokenKind, sig string) (*Grant, error) {
+	t, rec, err := s.read(ctx, kind, sig)
+	if err != nil {
+		return nil, err
+	}
+	return &Grant{Token: *t, Facts: rec.Facts, Scopes: rec.Granted, Audience: rec.Audience, IssuedAt: rec.IssuedAt}, nil
+}
+
+func (s *Store) recordOf(req fosite.Requester, now time.Time) *record {
+	rec := &record{
+		Requested: req.GetRequestedScopes(),
+		Granted:   req.GetGrantedScopes(),
+		Audience:  req.GetGrantedAudience(),
+		IssuedAt:  now,
+	}
+	if session, ok := req.GetSession().(Session); ok {
+		rec.Facts = *session.Facts()
+	}
+	return rec
+}
+
+func (s *Store) put(ctx context.Context, t *storage.Token, sig string, req fosite.Requester, rec *record) error {
+	signature, err := parseSignature(sig)
+	if err != nil {
+		return err
+	}
+	t.Signature = signature
+	t.RequestID = req.GetID()
+	t.ClientID = req.GetClient().GetID()
+	t.Subject = rec.Facts.Subject
+	t.SessionID = rec.Facts.SessionID
+	t.Active = true
+	if t.Data, err = encode(rec); err != nil {
+		return err
+	}
+	return s.config.Store.PutToken(ctx, t)
+}
+
+// load returns an artefact as fosite wants it. Expiry is judged here rather than in the token
+// strategy, because fosite validates a code against a session it has not filled yet.
+func (s *Store) load(ctx context.Context, kind storage.TokenKind, sig string, inactive error) (fosite.Requester, error) {
+	t, rec, err := s.read(ctx, kind, sig)
+	if err != nil {
+		return nil, err
+	}
+	req, err := s.requestOf(ctx, t, rec)
+	if err != nil {
+		return nil, err
+	}
+	if !t.Active {
+		return req, inactive
+	}
+	if !s.config.Now().Before(t.ExpiresAt) {
+		return nil, fosite.ErrNotFound
+	}
+	return req, nil
+}
+
+func (s *Store) read(ctx context.Context, kind storage.TokenKind, sig string) (*storage.Token, *record, error) {
+	signature, err := parseSignature(sig)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := s.config.Store.Token(ctx, kind, signature)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil, fosite.ErrNotFound.WithWrap(err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err := decode(t.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, rec, nil
+}
+
+func (s *Store) requestOf(ctx context.Context, t *storage.Token, rec *record) (fosite.Requester, error) {
+	client, err := s.Client(ctx, t.ClientID)
+	if errors.Is(err, fosite.ErrNotFound) {
+		// A client that is gone still owns its codes: the caller finds out by its id.
+		client = Client{&storage.Client{ID: t.ClientID}}
+	} else if err != nil {
+		return nil, err
+	}
+	session := s.config.NewSession()
+	*session.Facts() = rec.Facts
+	return &fosite.Request{
+		ID:                t.RequestID,
+		RequestedAt:       rec.IssuedAt,
+		Client:            client,
+		RequestedScope:    rec.Requested,
+		GrantedScope:      rec.Granted,
+		RequestedAudience: rec.Audience,
+		GrantedAudience:   rec.Audience,
+		Form:              rec.form(),
+		Session:           session,
+	}, nil
+}
+
+func (s *Store) use(ctx context.Context, kind storage.TokenKind, sig string) error {
+	signature, err := parseSignature(sig)
+	if err != nil {
+		return err
+	}
+	return s.config.Store.UseToken(ctx, kind, signature, s.config.Now())
+}
+
+// Signature spells a token's hash the way fosite carries it.
+func Signature(sum [32]byte) string { return base64.RawURLEncoding.EncodeToString(sum[:]) }
+
+func parseSignature(sig string) (storage.TokenSignature, error) {
+	var out storage.TokenSignature
+	raw, err := base64.RawURLEncoding.DecodeString(sig)
+	if err != nil || len(raw) != len(out) {
+		return out, fosite.ErrNotFound
+	}
+	copy(out[:], raw)
+	return out, nil
+}

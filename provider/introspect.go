@@ -1,0 +1,70 @@
+package provider
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// introspection is the answer of RFC 7662 §2.2.
+type introspection struct {
+	Active    bool     `json:"active"`
+	Scope     string   `json:"scope,omitempty"`
+	ClientID  string   `json:"client_id,omitempty"`
+	TokenType string   `json:"token_type,omitempty"`
+	Expiry    int64    `json:"exp,omitempty"`
+	IssuedAt  int64    `json:"iat,omitempty"`
+	Subject   string   `json:"sub,omitempty"`
+	Audience  []string `json:"aud,omitempty"`
+	Issuer    string   `json:"iss,omitempty"`
+	SessionID string   `json:"sid,omitempty"`
+}
+
+// introspect is POST /introspect. Only a confidential client may ask, and only for its own
+// tokens: fosite lets any active access token authorise the question and answers for all.
+func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
+	form, err := parseForm(w, r)
+	if err == nil && !form.Has("token") {
+		err = invalidRequest("The token is missing.")
+	}
+	if err != nil {
+		p.writeError(w, r, err)
+		return
+	}
+	client, err := p.authenticatedClient(r.Context(), r, form)
+	if err == nil && client.Public() {
+		err = invalidClient()
+	}
+	if err != nil {
+		p.writeError(w, r, err)
+		return
+	}
+	grant, _, err := p.activeToken(r.Context(), form.Get("token"))
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && grant.ClientID != client.ID:
+		writeJSON(w, http.StatusOK, introspection{})
+		return
+	case err != nil:
+		p.writeError(w, r, unavailable(err))
+		return
+	}
+	answer := introspection{
+		Active:    true,
+		Scope:     strings.Join(grant.Scopes, " "),
+		ClientID:  grant.ClientID,
+		Expiry:    grant.ExpiresAt.Unix(),
+		IssuedAt:  grant.IssuedAt.Unix(),
+		Subject:   grant.Subject,
+		Audience:  grant.Audience,
+		Issuer:    p.config.Issuer,
+		SessionID: grant.SessionID,
+	}
+	// A refresh token has no token type (RFC 6749 §5.1); a resource server that checks the
+	// type so cannot take one for an access token.
+	if grant.Kind == storage.TokenAccess {
+		answer.TokenType = "Bearer"
+	}
+	writeJSON(w, http.StatusOK, answer)
+}

@@ -1,0 +1,119 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const purposeSignIn = "sign-in"
+
+// signInView is what the sign-in page shows; Next is where the person wanted to go, a path of
+// ours with its query.
+type signInView struct {
+	Action, CSRF, Next   string
+	Login, Notice, Fault string
+	Client               string
+	client               *authorizeRequest
+}
+
+// signInPage shows the form. The token seals Next, so the form cannot be turned into an open
+// redirect.
+func (p *Provider) signInPage(w http.ResponseWriter, r *http.Request, b *browser, v signInView) {
+	token, err := p.sealForm(b, purposeSignIn, v.Next)
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	v.Action, v.CSRF = p.pathOf(routeLogin), token
+	var targets []string
+	if v.client != nil {
+		v.Client = clientName(v.client)
+		targets = append(targets, redirectOrigin(v.client.redirect))
+	}
+	p.render(w, r, http.StatusOK, "signin", v, targets...)
+}
+
+func clientName(req *authorizeRequest) string {
+	if req.client.Name != "" {
+		return req.client.Name
+	}
+	return req.client.ID
+}
+
+// login is POST /login.
+func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
+	b, err := p.browserOf(w, r)
+	next := r.PostForm.Get("next")
+	if err == nil {
+		err = p.checkForm(b, purposeSignIn, next, r.PostForm.Get("csrf"))
+	}
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	user, err := p.checkPassword(r, r.PostForm.Get("login"), r.PostForm.Get("password"))
+	if err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	req, parseErr, isAuthorize := p.authorizeFor(r.Context(), next)
+	if user == nil {
+		p.signInPage(w, r, b, signInView{Next: next, Login: r.PostForm.Get("login"), Fault: "The user name or the password is wrong.", client: req})
+		return
+	}
+	if b.session, err = p.signIn(r.Context(), w, user); err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	switch {
+	case !isAuthorize:
+		http.Redirect(w, r, next, http.StatusSeeOther)
+	case parseErr != nil:
+		p.refuseAuthorize(w, r, req, parseErr)
+	default:
+		p.proceed(w, r, req, b, true)
+	}
+}
+
+// checkPassword returns the person, or nil when name or password is wrong. It works the same
+// for a name nobody has.
+func (p *Provider) checkPassword(r *http.Request, login, password string) (*storage.User, error) {
+	address := p.clientAddress(r)
+	if !p.guard.allow(address, login) {
+		return nil, &oauthError{status: http.StatusTooManyRequests, code: "rate_limited", description: "There were too many tries. Wait a minute and try again."}
+	}
+	user, err := p.userByLogin(r.Context(), login)
+	if err != nil {
+		return nil, err
+	}
+	hash := nobodysHash
+	if user != nil && user.PasswordHash != "" {
+		hash = user.PasswordHash
+	}
+	ok, err := p.guard.verify(r.Context(), hash, password)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if !ok || user == nil || user.Disabled || user.PasswordHash == "" {
+		p.guard.failed(address, login)
+		return nil, nil
+	}
+	return user, nil
+}
+
+func (p *Provider) userByLogin(ctx context.Context, login string) (*storage.User, error) {
+	if login == "" || len(login) > 256 {
+		return nil, nil
+	}
+	user, err := p.config.Store.UserByLogin(ctx, login)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return user, nil
+}

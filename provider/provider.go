@@ -1,0 +1,104 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/gorilla/mux"
+	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/provider/qr"
+)
+
+// sweepBatch is how many due records one sweep transaction removes.
+const sweepBatch = 500
+
+// Provider is an OAuth 2.0 and OpenID provider as an http.Handler.
+type Provider struct {
+	config   Config
+	issuer   *url.URL
+	router   *mux.Router
+	allow    map[string][]string
+	keys     *keyRing
+	idTokens *idTokenStrategy
+	tokens   *fositestore.Store
+	oauth    fosite.OAuth2Provider
+	qr       *qr.Server
+	pages    *pages
+	guard    *signInGuard
+	origins  *http.CrossOriginProtection
+	metadata metadataDocuments
+}
+
+var _ http.Handler = (*Provider)(nil)
+
+// New loads or makes the keys and returns a Provider that is ready to serve. Every fault of
+// the Config is reported at once.
+func New(ctx context.Context, c Config) (*Provider, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.defaults()
+	issuer, err := url.Parse(c.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("provider: issuer: %w", err)
+	}
+	p := &Provider{config: c, issuer: issuer, guard: newSignInGuard(c.Now)}
+	if p.pages, err = loadPages(c.Templates); err != nil {
+		return nil, err
+	}
+	if p.origins, err = newOrigins(p.origin()); err != nil {
+		return nil, fmt.Errorf("provider: issuer: %w", err)
+	}
+	if p.keys, err = openKeys(ctx, c.Store, c.Rand, c.Now()); err != nil {
+		return nil, err
+	}
+	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now}
+	p.tokens = newTokens(&c)
+	if err := p.wire(); err != nil {
+		p.keys.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// wire builds what needs the Provider itself: routes, package qr, fosite and the metadata, in
+// this order.
+func (p *Provider) wire() error {
+	var err error
+	if p.qr, err = qr.New(p.qrConfig()); err != nil {
+		return fmt.Errorf("provider: %w", err)
+	}
+	p.routes()
+	p.oauth = p.composeFosite()
+	return p.describe()
+}
+
+// ServeHTTP serves every route under the issuer's path.
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.router.ServeHTTP(w, r) }
+
+// Sweep removes what has expired; call it from time to time. It returns when nothing more is
+// due or ctx ends.
+func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
+	for {
+		n, more, err := p.config.Store.Sweep(ctx, p.config.Now(), sweepBatch)
+		removed += n
+		if err != nil {
+			return removed, fmt.Errorf("provider: sweep: %w", err)
+		}
+		if !more || ctx.Err() != nil {
+			return removed, ctx.Err()
+		}
+	}
+}
+
+// Close ends held polls and waits for what runs beside the requests. The store is the
+// caller's to close, afterwards.
+func (p *Provider) Close() error {
+	err := p.qr.Close()
+	p.keys.close()
+	return err
+}

@@ -1,0 +1,100 @@
+package provider
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"github.com/qrgrant/qrgrant/templates"
+)
+
+// pages are the parsed templates by name.
+type pages struct {
+	byName map[string]*template.Template
+	style  []byte
+}
+
+// loadPages parses every page at the start, so that a broken override is a start fault and
+// never a broken sign-in.
+func loadPages(override fs.FS) (*pages, error) {
+	p := &pages{byName: make(map[string]*template.Template)}
+	layout, err := templateFile(override, "layout.html")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q"} {
+		body, err := templateFile(override, name+".html")
+		if err != nil {
+			return nil, err
+		}
+		t, err := template.New(name).Parse(string(layout))
+		if err == nil {
+			t, err = t.Parse(string(body))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("provider: template %s: %w", name, err)
+		}
+		p.byName[name] = t
+	}
+	p.style, err = templateFile(override, "style.css")
+	return p, err
+}
+
+func templateFile(override fs.FS, name string) ([]byte, error) {
+	if override != nil {
+		body, err := fs.ReadFile(override, name)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return body, err
+		}
+	}
+	return templates.Files.ReadFile(name)
+}
+
+// render writes a page. formTargets are the origins a form on it may end up at beside our own:
+// browsers apply form-action to the redirect that follows a submission too.
+func (p *Provider) render(w http.ResponseWriter, r *http.Request, status int, name string, data any, formTargets ...string) {
+	var body bytes.Buffer
+	view := struct {
+		Style, Issuer string
+		Data          any
+	}{p.pathOf(routeStyle), p.config.Issuer, data}
+	if err := p.pages.byName[name].ExecuteTemplate(&body, "layout", view); err != nil {
+		p.config.Logger.ErrorContext(r.Context(), "template failed", "page", name, "error", err)
+		http.Error(w, "The page could not be shown.", http.StatusInternalServerError)
+		return
+	}
+	secureHeaders(w, formTargets)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes())
+}
+
+// secureHeaders: nothing is loaded but our style sheet, nobody frames a page that asks for a
+// password or an approval, and no address with a code in it leaves as a referrer.
+func secureHeaders(w http.ResponseWriter, formTargets []string) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action "+
+		strings.Join(append([]string{"'self'"}, formTargets...), " "))
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+}
+
+// errorPage shows an error that must not be sent to a client. Its reference is also logged.
+func (p *Provider) errorPage(w http.ResponseWriter, r *http.Request, err error) {
+	e := tokenError(err)
+	id := rand.Text()[:12]
+	p.config.Logger.InfoContext(r.Context(), "error page shown", "error_id", id, "path", r.URL.Path, "error", err)
+	data := struct{ Heading, Sentence, Code, ID string }{"This did not work", e.description, e.code, id}
+	if e.status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "60")
+	}
+	p.render(w, r, e.status, "error", data)
+}

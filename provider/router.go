@@ -1,0 +1,131 @@
+package provider
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/mux"
+
+)
+
+// The names of the routes; the metadata documents and the pages get their URLs from them.
+const (
+	routeToken         = "token"
+	routeDeviceStart   = "device_authorization"
+	routeScan          = "qr_scan"
+	routeDecision      = "qr_decision"
+	routeCancel        = "qr_cancel"
+	routeAuthorize     = "authorize"
+	routeLogin         = "login"
+	routeConsent       = "consent"
+	routeUserinfo      = "userinfo"
+	routeIntrospect    = "introspect"
+	routeRevoke        = "revoke"
+	routeJWKS          = "jwks"
+	routeOpenID        = "openid_configuration"
+	routeOAuth         = "oauth_configuration"
+	routeOAuthInserted = "oauth_configuration_inserted"
+	routeQRConfig      = "qr_configuration"
+	routeDevice        = "device"
+	routeQ             = "q"
+	routeLogout        = "logout"
+	routeHealth        = "healthz"
+	routeReady         = "readyz"
+	routeStyle         = "style"
+)
+
+type route struct {
+	name    string
+	methods string
+	path    string
+	handler http.HandlerFunc
+}
+
+// table is every route, those that are asked most often first: gorilla/mux tries them in
+// order. Wherever GET stands nothing changes.
+func (p *Provider) table() []route {
+	return []route{
+		{routeToken, "POST", "/token", p.token},
+		{routeDeviceStart, "POST", "/device_authorization", p.qr.DeviceAuthorization},
+		{routeScan, "POST", "/qr/scan", p.qr.Scan},
+		{routeDecision, "POST", "/qr/decision", p.qr.Decision},
+		{routeCancel, "POST", "/qr/cancel", p.qr.Cancel},
+		{routeUserinfo, "GET POST", "/userinfo", p.userinfo},
+		{routeIntrospect, "POST", "/introspect", p.introspect},
+		{routeRevoke, "POST", "/revoke", p.revoke},
+		{routeAuthorize, "GET POST", "/authorize", p.authorize},
+		{routeLogin, "POST", "/login", p.form(p.login)},
+		{routeConsent, "POST", "/consent", p.form(p.consent)},
+		{routeDevice, "GET POST", "/device", p.form(p.device)},
+		{routeQ, "GET HEAD", "/Q", p.q},
+		{routeLogout, "POST", "/logout", p.form(p.logout)},
+		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
+		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
+		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
+		{routeQRConfig, "GET", "/.well-known/qr-configuration", p.qr.Configuration},
+		{routeHealth, "GET HEAD", "/healthz", p.health},
+		{routeReady, "GET HEAD", "/readyz", p.ready},
+		{routeStyle, "GET HEAD", "/static/style.css", p.style},
+	}
+}
+
+// routes builds the router. Paths are matched as they are: a cleaned path would be a redirect,
+// and a redirected POST loses its body.
+func (p *Provider) routes() {
+	p.router = mux.NewRouter().SkipClean(true)
+	p.allow = make(map[string][]string)
+	for _, r := range p.table() {
+		p.mount(r.name, p.issuer.Path+r.path, r.methods, r.handler)
+	}
+	if p.issuer.Path != "" {
+		// RFC 8414 §3 inserts the well-known part between host and path.
+		p.mount(routeOAuthInserted, "/.well-known/oauth-authorization-server"+p.issuer.Path, "GET HEAD", p.oauthConfiguration)
+	}
+	p.router.NotFoundHandler = http.HandlerFunc(p.notFound)
+	p.router.MethodNotAllowedHandler = http.HandlerFunc(p.methodNotAllowed)
+}
+
+func (p *Provider) mount(name, path, methods string, handler http.HandlerFunc) {
+	allowed := strings.Fields(methods)
+	p.allow[path] = append(p.allow[path], allowed...)
+	p.router.HandleFunc(path, handler).Methods(allowed...).Name(name)
+}
+
+// urlOf returns the absolute URL of a route.
+func (p *Provider) urlOf(name string) string { return p.origin() + p.pathOf(name) }
+
+// pathOf returns the path of a route, the issuer's prefix included.
+func (p *Provider) pathOf(name string) string {
+	u, err := p.router.Get(name).URLPath()
+	if err != nil { // a static path cannot fail to build
+		return p.issuer.Path
+	}
+	return u.Path
+}
+
+// origin is the issuer without its path, spelt as configured.
+func (p *Provider) origin() string { return strings.TrimSuffix(p.config.Issuer, p.issuer.Path) }
+
+func (p *Provider) notFound(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+}
+
+// methodNotAllowed names the methods that are (RFC 9110 §15.5.6).
+func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	allowed := slices.Clone(p.allow[r.URL.Path])
+	slices.Sort(allowed)
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	writeJSON(w, http.StatusMethodNotAllowed, map[string]string{
+		"error": "invalid_request", "error_description": "The method is not allowed here.",
+	})
+}
+
+// style serves the one style sheet; an override of the templates is honoured.
+func (p *Provider) style(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(p.pages.style)
+}
+

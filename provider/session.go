@@ -1,0 +1,77 @@
+package provider
+
+import (
+	"slices"
+	"time"
+
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/handler/openid"
+	"github.com/ory/fosite/token/jwt"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/provider/qr"
+)
+
+// session is the one fosite session type. What is worth keeping are its facts; the rest
+// exists for the time of one request.
+type session struct {
+	facts   fositestore.Facts
+	claims  jwt.IDTokenClaims
+	headers jwt.Headers
+}
+
+var (
+	_ openid.Session      = (*session)(nil)
+	_ fositestore.Session = (*session)(nil)
+)
+
+// Facts returns what is stored of the session.
+func (s *session) Facts() *fositestore.Facts { return &s.facts }
+
+// SetExpiresAt does nothing. fosite computes with time.Now; without a time in the session it
+// answers expires_in with the configured lifetime, and fositestore sets the real end with the
+// provider's clock.
+func (*session) SetExpiresAt(fosite.TokenType, time.Time) {}
+
+// GetExpiresAt returns the zero time, see SetExpiresAt.
+func (*session) GetExpiresAt(fosite.TokenType) time.Time { return time.Time{} }
+
+// GetUsername returns nothing: user names are not part of tokens.
+func (*session) GetUsername() string { return "" }
+
+// GetSubject returns the person; empty for client credentials.
+func (s *session) GetSubject() string { return s.facts.Subject }
+
+// Clone returns a copy that shares nothing that changes.
+func (s *session) Clone() fosite.Session {
+	c := &session{facts: s.facts}
+	c.facts.AMR = slices.Clone(s.facts.AMR)
+	c.facts.RefreshScopes = slices.Clone(s.facts.RefreshScopes)
+	return c
+}
+
+// IDTokenClaims returns the claims fosite's handlers exchange at_hash through; subject and
+// auth_time are filled for handlers that look.
+func (s *session) IDTokenClaims() *jwt.IDTokenClaims {
+	s.claims.Subject = s.facts.Subject
+	s.claims.AuthTime = s.facts.AuthTime
+	return &s.claims
+}
+
+// IDTokenHeaders returns headers nobody reads: the signer sets alg and kid itself.
+func (s *session) IDTokenHeaders() *jwt.Headers { return &s.headers }
+
+// SetRedemption fills the session with what a consumption device was granted.
+func (s *session) SetRedemption(r qr.Redemption) {
+	s.facts = fositestore.Facts{
+		Subject:    r.Subject,
+		SessionID:  r.SessionID,
+		ParentID:   r.ParentID,
+		ApproverID: r.ApproverID,
+		QRBorn:     true,
+		AuthTime:   r.AuthTime,
+		AMR:        slices.Clone(r.AMR),
+		ACR:        r.ACR,
+		Nonce:      r.Nonce,
+	}
+}
