@@ -1,0 +1,212 @@
+package storagetest
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+func tokenTests() map[string]func(*testing.T, Open) {
+	return map[string]func(*testing.T, Open){
+		"a token comes back as it was stored":                  tokenRoundTrip,
+		"a signature is taken once per kind":                   tokenConflict,
+		"a token is used once":                                 tokenUsed,
+		"of a hundred who use a token one wins":                tokenRace,
+		"revocation reaches what the filter says":              revokeFilter,
+		"revocation survives a restart":                        revokeRestart,
+		"revocation wins over a refresh of the same family":    revokeBeforeRefresh,
+		"revocation and a racing refresh leave no live family": revokeRacesRefresh,
+		"a token is removed when it need not be kept":          tokenSwept,
+	}
+}
+
+func tokenRoundTrip(t *testing.T, open Open) {
+	s, _ := open(t)
+	full := token(storage.TokenRefresh, 1)
+	full.UsedAt, full.KeepUntil, full.Data = after(time.Second), after(time.Hour), make([]byte, 64<<10)
+	bare := &storage.Token{Kind: storage.TokenAccess, Signature: digest("bare"), ExpiresAt: opened()}
+	for _, want := range []*storage.Token{full, bare} {
+		putToken(t, s, want)
+		got, err := s.Token(t.Context(), want.Kind, want.Signature)
+		wantErr(t, err, nil)
+		wantEqual(t, got, want)
+	}
+}
+
+func tokenConflict(t *testing.T, open Open) {
+	s, _ := open(t)
+	putToken(t, s, token(storage.TokenAccess, 1))
+	wantErr(t, s.PutToken(t.Context(), token(storage.TokenAccess, 1)), storage.ErrConflict)
+	wantErr(t, s.PutToken(t.Context(), token(storage.TokenRefresh, 1)), nil)
+	err := s.Tx(t.Context(), func(ctx context.Context) error {
+		wantErr(t, s.PutToken(ctx, token(storage.TokenAccess, 2)), nil)
+		return s.PutToken(ctx, token(storage.TokenAccess, 2))
+	})
+	wantErr(t, err, storage.ErrConflict)
+}
+
+func tokenUsed(t *testing.T, open Open) {
+	s, _ := open(t)
+	tok := token(storage.TokenCode, 1)
+	putToken(t, s, tok)
+	wantErr(t, s.UseToken(t.Context(), tok.Kind, tok.Signature, after(time.Second)), nil)
+	wantErr(t, s.UseToken(t.Context(), tok.Kind, tok.Signature, after(time.Minute)), storage.ErrConflict)
+	want := *tok
+	want.Active, want.UsedAt = false, after(time.Second)
+	got, err := s.Token(t.Context(), tok.Kind, tok.Signature)
+	wantErr(t, err, nil)
+	wantEqual(t, got, &want)
+}
+
+func tokenRace(t *testing.T, open Open) {
+	s, _ := open(t)
+	for n := range 10 {
+		tok := token(storage.TokenRefresh, n)
+		putToken(t, s, tok)
+		var wins, losses atomic.Int64
+		race(100, func(i int) {
+			var err error
+			if i%2 == 0 {
+				err = s.UseToken(t.Context(), tok.Kind, tok.Signature, opened())
+			} else {
+				err = s.Tx(t.Context(), func(ctx context.Context) error {
+					return s.UseToken(ctx, tok.Kind, tok.Signature, opened())
+				})
+			}
+			if err == nil {
+				wins.Add(1)
+				return
+			}
+			wantErr(t, err, storage.ErrConflict)
+			losses.Add(1)
+		})
+		wantEqual(t, []int64{wins.Load(), losses.Load()}, []int64{1, 99})
+	}
+}
+
+func revokeFilter(t *testing.T, open Open) {
+	tokens := []*storage.Token{
+		{Kind: storage.TokenAccess, RequestID: "r1", SessionID: "s1", Subject: "ann", ClientID: "tv"},
+		{Kind: storage.TokenRefresh, RequestID: "r1", SessionID: "s1", Subject: "ann", ClientID: "tv"},
+		{Kind: storage.TokenAccess, RequestID: "r2", SessionID: "s1", Subject: "ann", ClientID: "web"},
+		{Kind: storage.TokenAccess, RequestID: "r3", SessionID: "s2", Subject: "ann", ClientID: "tv"},
+		{Kind: storage.TokenAccess, RequestID: "r4", SessionID: "s3", Subject: "bob", ClientID: "tv"},
+		{Kind: storage.TokenAccess, RequestID: "r", ClientID: "tv"},
+	}
+	for name, test := range map[string]struct {
+		filter storage.TokenFilter
+		want   []int
+	}{
+		"the family":                  {storage.TokenFilter{RequestID: "r1"}, []int{0, 1}},
+		"one kind of the family":      {storage.TokenFilter{RequestID: "r1", Kind: storage.TokenRefresh}, []int{1}},
+		"a family that prefixes more": {storage.TokenFilter{RequestID: "r"}, []int{5}},
+		"the sign-in":                 {storage.TokenFilter{SessionID: "s1"}, []int{0, 1, 2}},
+		"the sign-in at a client":     {storage.TokenFilter{SessionID: "s1", ClientID: "web"}, []int{2}},
+		"the person":                  {storage.TokenFilter{Subject: "ann"}, []int{0, 1, 2, 3}},
+		"fields that contradict":      {storage.TokenFilter{RequestID: "r1", Subject: "bob"}, nil},
+		"a client alone is nothing":   {storage.TokenFilter{ClientID: "tv"}, nil},
+		"an empty filter is nothing":  {storage.TokenFilter{}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := open(t)
+			for i, tok := range tokens {
+				stored := *tok
+				stored.Signature, stored.Active, stored.ExpiresAt = digest(i), true, after(time.Hour)
+				putToken(t, s, &stored)
+			}
+			n, err := s.RevokeTokens(t.Context(), test.filter, opened())
+			wantErr(t, err, nil)
+			wantEqual(t, n, len(test.want))
+			var revoked []int
+			for i, tok := range tokens {
+				got, err := s.Token(t.Context(), tok.Kind, digest(i))
+				wantErr(t, err, nil)
+				if !got.Active {
+					revoked = append(revoked, i)
+				}
+			}
+			wantEqual(t, revoked, test.want)
+			n, err = s.RevokeTokens(t.Context(), test.filter, opened())
+			wantErr(t, err, nil)
+			wantEqual(t, n, 0)
+		})
+	}
+}
+
+func revokeRestart(t *testing.T, open Open) {
+	s, reopen := open(t)
+	tok := token(storage.TokenRefresh, 1)
+	putToken(t, s, tok)
+	_, err := s.RevokeTokens(t.Context(), storage.TokenFilter{Subject: "ann"}, opened())
+	wantErr(t, err, nil)
+	wantEqual(t, active(t, reopen(), tok), false)
+}
+
+// refresh rotates old into next as one unit.
+func refresh(ctx context.Context, s storage.Store, old, next *storage.Token, between func()) error {
+	return s.Tx(ctx, func(ctx context.Context) error {
+		if err := s.UseToken(ctx, old.Kind, old.Signature, opened()); err != nil {
+			return err
+		}
+		if err := s.PutToken(ctx, next); err != nil {
+			return err
+		}
+		between()
+		return nil
+	})
+}
+
+func revokeBeforeRefresh(t *testing.T, open Open) {
+	s, _ := open(t)
+	old, next := token(storage.TokenRefresh, 1), token(storage.TokenRefresh, 2)
+	putToken(t, s, old)
+	err := refresh(t.Context(), s, old, next, func() {
+		_, err := s.RevokeTokens(t.Context(), storage.TokenFilter{RequestID: "family"}, opened())
+		wantErr(t, err, nil)
+	})
+	wantErr(t, err, storage.ErrConflict)
+	_, err = s.Token(t.Context(), next.Kind, next.Signature)
+	wantErr(t, err, storage.ErrNotFound)
+}
+
+func revokeRacesRefresh(t *testing.T, open Open) {
+	s, _ := open(t)
+	for n := range 30 {
+		old, next := token(storage.TokenRefresh, 2*n), token(storage.TokenRefresh, 2*n+1)
+		putToken(t, s, old)
+		race(2, func(i int) {
+			if i == 0 {
+				if err := refresh(t.Context(), s, old, next, func() {}); err != nil {
+					wantErr(t, err, storage.ErrConflict)
+				}
+				return
+			}
+			_, err := s.RevokeTokens(t.Context(), storage.TokenFilter{RequestID: "family"}, opened())
+			wantErr(t, err, nil)
+		})
+		if got, err := s.Token(t.Context(), next.Kind, next.Signature); err == nil && got.Active {
+			t.Error("a refreshed token outlived the revocation of its family")
+		}
+	}
+}
+
+func tokenSwept(t *testing.T, open Open) {
+	s, _ := open(t)
+	kept, short := token(storage.TokenRefresh, 1), token(storage.TokenAccess, 2)
+	kept.KeepUntil = after(time.Hour)
+	putToken(t, s, kept)
+	putToken(t, s, short)
+	wantEqual(t, sweep(t, s, short.ExpiresAt.Add(-time.Microsecond)), 0)
+	wantEqual(t, sweep(t, s, short.ExpiresAt), 1)
+	_, err := s.Token(t.Context(), short.Kind, short.Signature)
+	wantErr(t, err, storage.ErrNotFound)
+	wantEqual(t, active(t, s, kept), true)
+	wantEqual(t, sweep(t, s, kept.KeepUntil), 1)
+	n, err := s.RevokeTokens(t.Context(), storage.TokenFilter{RequestID: "family"}, opened())
+	wantErr(t, err, nil)
+	wantEqual(t, n, 0)
+}
