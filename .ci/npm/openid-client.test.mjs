@@ -126,14 +126,15 @@ describe('openid-client', { concurrency: true, timeout: 120_000 }, () => {
         code_verifier: verifier,
         ...(seq === undefined ? {} : { qr_seq: String(seq) }),
       })
+    let scan
     let approval
     let tokens
     let seq
     for (let polls = 0; !tokens; polls++) {
       assert.ok(polls < 10, 'too many polls')
       const polling = poll(seq)
-      let scan
-      if (!approval) scan = phone.scan(opened.qr.payload)
+      // A person takes a moment, so the scan meets a poll that is already held; if it did not, this only lasts longer.
+      scan ??= sleep(250).then(() => phone.scan(opened.qr.payload))
       try {
         tokens = await polling
       } catch (err) {
