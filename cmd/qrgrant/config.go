@@ -1,0 +1,210 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// configFile is the YAML file of `qrgrant serve`. A key it does not know is an error, so that
+// a misspelt restriction is never silently missing.
+type configFile struct {
+	Clients []clientConfig `yaml:"clients"`
+	Users   []userConfig   `yaml:"users"`
+}
+
+// clientConfig is one registered client. Secrets do not stand in the file: either their
+// SHA-256 does, or the name of the environment variable that holds them.
+type clientConfig struct {
+	ID              string   `yaml:"id"`
+	Name            string   `yaml:"name"`
+	SecretEnv       string   `yaml:"secret_env"`
+	SecretSHA256    []string `yaml:"secret_sha256"`
+	RedirectURIs    []string `yaml:"redirect_uris"`
+	GrantTypes      []string `yaml:"grant_types"`
+	Scopes          []string `yaml:"scopes"`
+	PKCE            string   `yaml:"pkce"`
+	IDTokenAlg      string   `yaml:"id_token_alg"`
+	FirstParty      bool     `yaml:"first_party"`
+	Approver        bool     `yaml:"approver"`
+	SharedAudiences []string `yaml:"shared_audiences"`
+	Disabled        bool     `yaml:"disabled"`
+	QR              qrConfig `yaml:"qr"`
+}
+
+// qrConfig is what a client may do with the two device grants.
+type qrConfig struct {
+	Enabled       bool          `yaml:"enabled"`
+	AllowedScopes []string      `yaml:"allowed_scopes"`
+	Lifetime      time.Duration `yaml:"lifetime"`
+	UserCode      string        `yaml:"user_code"`
+	OfflineAccess bool          `yaml:"offline_access"`
+}
+
+// userConfig is one person.
+type userConfig struct {
+	Login        string         `yaml:"login"`
+	Subject      string         `yaml:"subject"`
+	PasswordHash string         `yaml:"password_hash"`
+	PasswordEnv  string         `yaml:"password_env"`
+	Claims       map[string]any `yaml:"claims"`
+	Disabled     bool           `yaml:"disabled"`
+}
+
+// configError is a fault in the file, with the line it stands on.
+type configError struct {
+	file string
+	line int
+	what string
+}
+
+func (e *configError) Error() string { return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.what) }
+
+// readConfig reads and checks the file; getenv resolves the variables it names.
+func readConfig(name string, getenv func(string) string) (*configFile, error) {
+	source, err := os.ReadFile(name)
+	if err != nil {
+		return nil, usagef("--config: %v", err)
+	}
+	var file configFile
+	err = yaml.UnmarshalWithOptions(source, &file, yaml.Strict())
+	var faulty yaml.Error
+	switch {
+	case errors.Is(err, io.EOF):
+		// An empty file is an empty configuration.
+	case errors.As(err, &faulty):
+		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: faulty.GetMessage()})
+	case err != nil:
+		return nil, usagef("%s: %v", name, err)
+	}
+	if at := file.firstFault(getenv); at != nil {
+		return nil, usagef("%v", &configError{file: name, line: lineOf(source, at.path), what: at.what})
+	}
+	return &file, nil
+}
+
+// fault is a rule broken by a value that is well-formed YAML.
+type fault struct {
+	// path is the YAML path of the value, such as $.clients[1].pkce.
+	path, what string
+}
+
+// lineOf finds the line of the deepest part of path that the file has.
+func lineOf(source []byte, path string) int {
+	file, err := parser.ParseBytes(source, 0)
+	if err != nil {
+		return 1
+	}
+	for ; path != "$"; path = parentPath(path) {
+		at, err := yaml.PathString(path)
+		if err != nil {
+			continue
+		}
+		if node, err := at.FilterFile(file); err == nil {
+			return firstLine(node)
+		}
+	}
+	return 1
+}
+
+// firstLine is where a node begins; a mapping's own token is its first colon.
+func firstLine(node ast.Node) int {
+	if mapping, ok := node.(*ast.MappingNode); ok && len(mapping.Values) > 0 {
+		node = mapping.Values[0].Key
+	}
+	return node.GetToken().Position.Line
+}
+
+func parentPath(path string) string {
+	for i := len(path) - 1; i > 0; i-- {
+		if path[i] == '.' || path[i] == '[' {
+			return path[:i]
+		}
+	}
+	return "$"
+}
+
+// firstFault returns the first broken rule in file order, nil when there is none.
+func (f *configFile) firstFault(getenv func(string) string) *fault {
+	seen := map[string]bool{}
+	for i := range f.Clients {
+		at := fmt.Sprintf("$.clients[%d]", i)
+		c := &f.Clients[i]
+		if broken := c.fault(getenv); broken != nil {
+			return &fault{at + "." + broken.path, broken.what}
+		}
+		if seen[c.ID] {
+			return &fault{at + ".id", fmt.Sprintf("client %q stands here twice", c.ID)}
+		}
+		seen[c.ID] = true
+	}
+	seen = map[string]bool{}
+	for i := range f.Users {
+		at := fmt.Sprintf("$.users[%d]", i)
+		u := &f.Users[i]
+		if broken := u.fault(getenv); broken != nil {
+			return &fault{at + "." + broken.path, broken.what}
+		}
+		if seen[u.Login] {
+			return &fault{at + ".login", fmt.Sprintf("user %q stands here twice", u.Login)}
+		}
+		seen[u.Login] = true
+	}
+	return nil
+}
+
+func (c *clientConfig) fault(getenv func(string) string) *fault {
+	switch {
+	case c.ID == "":
+		return &fault{"id", "a client needs an id"}
+	case c.SecretEnv != "" && len(c.SecretSHA256) > 0:
+		return &fault{"secret_env", "give secret_env or secret_sha256, not both"}
+	case c.SecretEnv != "" && len(getenv(c.SecretEnv)) < minSecret:
+		return &fault{"secret_env", fmt.Sprintf("the environment variable %s must hold a generated secret of at least %d characters", c.SecretEnv, minSecret)}
+	case c.PKCE != "" && c.PKCE != "required" && c.PKCE != "optional":
+		return &fault{"pkce", "pkce is required or optional"}
+	case c.PKCE == "optional" && c.SecretEnv == "" && len(c.SecretSHA256) == 0:
+		return &fault{"pkce", "a client without a secret always needs PKCE"}
+	case c.IDTokenAlg != "" && c.IDTokenAlg != "ES256" && c.IDTokenAlg != "RS256":
+		return &fault{"id_token_alg", "id_token_alg is ES256 or RS256"}
+	case c.QR.UserCode != "" && c.QR.UserCode != "compare" && c.QR.UserCode != "type":
+		return &fault{"qr.user_code", "user_code is compare or type"}
+	case c.QR.Lifetime != 0 && c.QR.Lifetime < minLifetime:
+		return &fault{"qr.lifetime", "lifetime must be at least 120s"}
+	}
+	for i, grant := range c.GrantTypes {
+		if _, known := grantTypes()[grant]; !known {
+			return &fault{fmt.Sprintf("grant_types[%d]", i), fmt.Sprintf("unknown grant type %q; known are authorization_code, refresh_token, client_credentials, qr_code and device_code", grant)}
+		}
+	}
+	if c.grants("qr_code") && c.grants("device_code") {
+		return &fault{"grant_types", "a client has at most one of qr_code and device_code"}
+	}
+	for i, sum := range c.SecretSHA256 {
+		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
+			return &fault{fmt.Sprintf("secret_sha256[%d]", i), "this is not a SHA-256 in hexadecimal"}
+		}
+	}
+	return nil
+}
+
+func (u *userConfig) fault(getenv func(string) string) *fault {
+	switch {
+	case u.Login == "":
+		return &fault{"login", "a user needs a login"}
+	case u.PasswordHash != "" && u.PasswordEnv != "":
+		return &fault{"password_env", "give password_hash or password_env, not both"}
+	case u.PasswordHash != "" && !isArgon2id(u.PasswordHash):
+		return &fault{"password_hash", "this is not an argon2id hash; make one with: qrgrant hash-password"}
+	case u.PasswordEnv != "" && getenv(u.PasswordEnv) == "":
+		return &fault{"password_env", fmt.Sprintf("the environment variable %s is empty", u.PasswordEnv)}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+)
+
+// The exit codes, documented in the help text.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitDenied      = 3
+	exitExpired     = 4
+	exitUnreachable = 5
+	exitInterrupted = 130
+)
+
+// usageError is a command line or a configuration that cannot be carried out.
+type usageError struct{ line string }
+
+func (e *usageError) Error() string { return e.line }
+
+func usagef(format string, args ...any) error {
+	return &usageError{line: fmt.Sprintf(format, args...)}
+}
+
+// complain prints err, if any, as one plain line and returns the exit code for it.
+func complain(e env, name string, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	line, code := explain(err)
+	fmt.Fprintf(e.Stderr, "qrgrant %s: %s\n", name, oneLine(line))
+	return code
+}
+
+// explain says what happened and what to do, and chooses the exit code.
+func explain(err error) (line string, code int) {
+	var usage *usageError
+	var lost *player.UnreachableError
+	switch {
+	case errors.As(err, &usage):
+		return usage.line, exitUsage
+	case errors.Is(err, context.Canceled):
+		return "interrupted", exitInterrupted
+	case errors.Is(err, player.ErrDenied):
+		return "the sign-in was denied; nobody is signed in", exitDenied
+	case errors.Is(err, player.ErrExpired):
+		return "nobody approved in time; run the command again for a new code", exitExpired
+	case errors.Is(err, player.ErrCredentials):
+		return "user name or password is wrong; check --user and --password-file", exitDenied
+	case errors.As(err, &lost):
+		return fmt.Sprintf("could not reach %s; is the server running, and is the issuer right?", lost.Origin), exitUnreachable
+	}
+	return explainRefusal(err)
+}
+
+// explainRefusal words the answers of the server that a person can do something about.
+func explainRefusal(err error) (line string, code int) {
+	var refusal *player.RefusalError
+	if !errors.As(err, &refusal) {
+		return err.Error(), exitFailure
+	}
+	switch refusal.Code {
+	case "invalid_client", "unauthorized_client":
+		return "the server does not let this client do that; check --client-id, its secret and its grant type", exitFailure
+	case "invalid_grant":
+		return "the server no longer accepts this sign-in; run the command again for a new code", exitFailure
+	case "not_found", "unknown_code":
+		return "the server does not know this code; it may be mistyped, taken or too old: ask for a new one on the other device", exitFailure
+	case "stale_frame":
+		return "this QR code is no longer on the screen; take the current one", exitExpired
+	case "gone":
+		return "this sign-in is over; ask for a new code on the other device", exitExpired
+	case "already_claimed":
+		return "another phone took this code first; if that was not you, cancel on the other device", exitDenied
+	case "already_decided":
+		return "this sign-in is decided already", exitFailure
+	case "check_code_mismatch":
+		return "the check code is wrong; look at the other screen, ask for a new code there and start again", exitDenied
+	case "context_changed":
+		return "what you were shown has changed; scan again", exitFailure
+	case "rate_limited", "temporarily_unavailable":
+		return "too many tries; wait " + orMinute(refusal) + " and try again", exitFailure
+	case "wrong_account":
+		return "the other device asked for another person; sign in as that one", exitDenied
+	case "approver_not_allowed", "insufficient_scope":
+		return "this client may not approve sign-ins; use the phone app's client with --client-id", exitDenied
+	case "insufficient_user_authentication":
+		return "the other device asks for a fresh sign-in; run the command again", exitDenied
+	}
+	return refusal.Error(), exitFailure
+}
+
+func orMinute(refusal *player.RefusalError) string {
+	if refusal.RetryAfter > 0 {
+		return refusal.RetryAfter.String()
+	}
+	return "a minute"
+}
+
+// oneLine keeps a message on one line and free of what a terminal would obey: parts of it can
+// come from the server or from a file.
+func oneLine(text string) string {
+	return strings.TrimRight(printable(strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")), " ;")
+}
+
+// printable replaces control and direction-changing characters, so that text of a stranger
+// cannot move the cursor or reorder the words around it.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r < ' ', r >= 0x7f && r < 0xa0, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0xfeff:
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+)
+
+const helpHead = `qrgrant is an OAuth 2.0 and OpenID Connect provider with a QR sign-in.
+
+Usage: qrgrant VERB [flags]
+
+  qrgrant demo               see one whole sign-in, played by itself
+  qrgrant dev                a server to try things on, seeded and thrown away at the end
+  qrgrant help VERB          one verb in detail
+
+`
+
+const helpTail = `Exit codes
+
+  0    done
+  1    failed; the line on stderr says what to do
+  2    the command line or the configuration is wrong
+  3    denied: by the person, or because who or what asked may not
+  4    expired: nobody approved in time, or the code is too old
+  5    the server could not be reached
+  130  interrupted
+`
+
+// help prints the whole help text, or that of the verb named in args.
+func help(out io.Writer, args []string) error {
+	if len(args) > 1 {
+		return usagef("say one verb: qrgrant help VERB")
+	}
+	if len(args) == 0 {
+		fmt.Fprint(out, helpHead)
+		for _, v := range verbs() {
+			describe(out, v)
+		}
+		fmt.Fprint(out, helpTail)
+		return nil
+	}
+	for _, v := range verbs() {
+		if v.name == args[0] {
+			describe(out, v)
+			if v.detail != "" {
+				fmt.Fprintf(out, "%s\n\n", v.detail)
+			}
+			fmt.Fprint(out, helpTail)
+			return nil
+		}
+	}
+	return usagef("there is no %q; see qrgrant help", args[0])
+}
+
+// describe prints a verb's summary and its flags.
+func describe(out io.Writer, v verb) {
+	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
+	v.prepare(flags)
+	fmt.Fprintf(out, "qrgrant %s\n    %s\n", v.name, v.summary)
+	flags.VisitAll(func(f *flag.Flag) {
+		kind, usage := flag.UnquoteUsage(f)
+		head := "--" + f.Name
+		if kind != "" {
+			head += " " + kind
+		}
+		if f.DefValue != "" && f.DefValue != "false" {
+			usage += " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(out, "      %-24s %s\n", head, strings.ReplaceAll(usage, "\n", "\n"+strings.Repeat(" ", 31)))
+	})
+	fmt.Fprintln(out)
+}

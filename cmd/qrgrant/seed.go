@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/qrgrant/qrgrant/provider"
+	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const (
+	// minSecret keeps guessable client secrets out: their hash is a fast one.
+	minSecret   = 32
+	minLifetime = storage.MinLifetime
+)
+
+// grantTypes are the names a configuration uses, and what they are on the wire.
+func grantTypes() map[string]string {
+	return map[string]string{
+		"authorization_code": "authorization_code",
+		"refresh_token":      "refresh_token",
+		"client_credentials": "client_credentials",
+		"qr_code":            qr.GrantType,
+		"device_code":        qr.DeviceGrantType,
+		qr.GrantType:         qr.GrantType,
+		qr.DeviceGrantType:   qr.DeviceGrantType,
+	}
+}
+
+func (c *clientConfig) grants(name string) bool {
+	return slices.ContainsFunc(c.GrantTypes, func(g string) bool { return grantTypes()[g] == grantTypes()[name] })
+}
+
+func isArgon2id(hash string) bool {
+	return strings.HasPrefix(hash, "$argon2id$") && strings.Count(hash, "$") == 5
+}
+
+// store puts the file's clients and users into the database. It replaces what is there under
+// the same name and removes nothing; strangers returns the clients that only the database has.
+func (f *configFile) store(ctx context.Context, s storage.Store, getenv func(string) string) (strangers []string, err error) {
+	for i := range f.Clients {
+		if err := s.PutClient(ctx, f.Clients[i].record(getenv)); err != nil {
+			return nil, fmt.Errorf("store the client %q: %w", f.Clients[i].ID, err)
+		}
+	}
+	for i := range f.Users {
+		if err := f.Users[i].store(ctx, s, getenv); err != nil {
+			return nil, fmt.Errorf("store the user %q: %w", f.Users[i].Login, err)
+		}
+	}
+	all, err := s.Clients(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the clients: %w", err)
+	}
+	for _, c := range all {
+		if !c.Disabled && !slices.ContainsFunc(f.Clients, func(known clientConfig) bool { return known.ID == c.ID }) {
+			strangers = append(strangers, c.ID)
+		}
+	}
+	return strangers, nil
+}
+
+func (c *clientConfig) record(getenv func(string) string) *storage.Client {
+	record := &storage.Client{
+		ID: c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs, Scopes: c.Scopes,
+		PKCEOptional: c.PKCE == "optional", IDTokenAlg: c.IDTokenAlg, FirstParty: c.FirstParty,
+		Approver: c.Approver, SharedAudiences: c.SharedAudiences, Disabled: c.Disabled,
+		QR: storage.QRPolicy{Enabled: c.QR.Enabled, AllowedScopes: c.QR.AllowedScopes, Lifetime: c.QR.Lifetime,
+			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess},
+	}
+	for _, grant := range c.GrantTypes {
+		record.GrantTypes = append(record.GrantTypes, grantTypes()[grant])
+	}
+	if c.SecretEnv != "" {
+		record.SecretHashes = append(record.SecretHashes, sha256.Sum256([]byte(getenv(c.SecretEnv))))
+	}
+	for _, sum := range c.SecretSHA256 {
+		var hash [32]byte
+		if _, err := hex.Decode(hash[:], []byte(sum)); err != nil {
+			// readConfig has refused such a file.
+			continue
+		}
+		record.SecretHashes = append(record.SecretHashes, hash)
+	}
+	return record
+}
+
+// store keeps the subject a login already has: it is the person's identity at every relying
+// party and must survive restarts.
+func (u *userConfig) store(ctx context.Context, s storage.Store, getenv func(string) string) error {
+	record := &storage.User{Subject: u.Subject, Login: u.Login, PasswordHash: u.PasswordHash, Claims: u.Claims, Disabled: u.Disabled}
+	existing, err := s.UserByLogin(ctx, u.Login)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		if record.Subject == "" {
+			record.Subject = rand.Text()
+		}
+	case err != nil:
+		return err
+	case record.Subject == "":
+		record.Subject = existing.Subject
+	case record.Subject != existing.Subject:
+		return fmt.Errorf("the database knows this login under the subject %q", existing.Subject)
+	}
+	if u.PasswordEnv != "" {
+		if record.PasswordHash, err = provider.HashPassword(getenv(u.PasswordEnv)); err != nil {
+			return err
+		}
+	}
+	return s.PutUser(ctx, record)
+}
+
+// seedClients are the clients of dev and demo.
+func seedClients(webSecret string) *configFile {
+	qrScopes := []string{"openid", "profile"}
+	sum := sha256.Sum256([]byte(webSecret))
+	return &configFile{Clients: []clientConfig{
+		{ID: "web", Name: "Example web app", SecretSHA256: []string{hex.EncodeToString(sum[:])},
+			RedirectURIs: []string{"http://127.0.0.1/callback", "http://localhost/callback"},
+			GrantTypes:   []string{"authorization_code", "refresh_token"},
+			Scopes:       []string{"openid", "profile", "email", "offline_access"}},
+		{ID: "tv", Name: "Living-room TV", GrantTypes: []string{"device_code"},
+			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes}},
+		{ID: "cli", Name: "Command line", GrantTypes: []string{"qr_code"},
+			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes, Lifetime: 4 * time.Minute}},
+		{ID: "phone", Name: "Phone app", FirstParty: true, Approver: true,
+			RedirectURIs: []string{phoneRedirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
+			Scopes: []string{"openid", "profile", "offline_access", qr.ApproveScope}},
+	}}
+}
+
+// seedUser is the person of dev and demo.
+func seedUser(passwordVariable string) userConfig {
+	return userConfig{Login: "alice", Subject: "alice", PasswordEnv: passwordVariable,
+		Claims: map[string]any{"name": "Alice Example", "given_name": "Alice", "family_name": "Example",
+			"preferred_username": "alice", "email": "alice@example.org", "email_verified": true}}
+}

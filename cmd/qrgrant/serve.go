@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+)
+
+const serveDetail = `    The server. It speaks plain HTTP: put a TLS proxy in front of it, and name the proxy's
+    network with --trusted-proxy. The configuration lists clients and users; they are stored
+    into the database at every start:
+
+      clients:
+        - id: tv
+          name: Living-room TV
+          grant_types: [device_code]      # or qr_code, authorization_code, refresh_token
+          scopes: [openid, profile]
+          qr: {enabled: true, allowed_scopes: [openid, profile], lifetime: 240s}
+        - id: web
+          secret_env: WEB_SECRET          # or secret_sha256: [HEX]
+          redirect_uris: [https://app.example/callback]
+          scopes: [openid]
+        - id: phone
+          approver: true
+          first_party: true
+          redirect_uris: [http://127.0.0.1/callback]
+          grant_types: [authorization_code, refresh_token]
+          scopes: [openid, qr:approve]
+      users:
+        - login: alice
+          password_env: ALICE_PASSWORD    # or password_hash, from qrgrant hash-password
+          claims: {name: Alice Example}
+
+    SIGTERM and Ctrl-C drain: held polls end, requests under way get 30 seconds.`
+
+// serveFlags is the command line of `qrgrant serve`.
+type serveFlags struct {
+	issuer, addr, db, config string
+	proxies                  prefixes
+}
+
+// prefixes is a repeatable flag of networks.
+type prefixes []netip.Prefix
+
+// String implements flag.Value.
+func (p *prefixes) String() string { return "" }
+
+// Set implements flag.Value.
+func (p *prefixes) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
+		if err != nil {
+			return fmt.Errorf("%q is not a network like 10.0.0.0/8", part)
+		}
+		*p = append(*p, prefix)
+	}
+	return nil
+}
+
+func serveVerb() verb {
+	return verb{
+		name:    "serve",
+		summary: "the server, on a database file and a configuration file",
+		detail:  serveDetail,
+		prepare: func(flags *flag.FlagSet) action {
+			var f serveFlags
+			flags.StringVar(&f.issuer, "issuer", "", "`URL` of the server as clients see it (default http:// and the address)")
+			flags.StringVar(&f.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` to listen on; port 0 takes a free one")
+			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required)")
+			flags.StringVar(&f.config, "config", "", "configuration `FILE` in YAML (required)")
+			flags.Var(&f.proxies, "trusted-proxy", "`CIDR` whose forwarded headers count; repeatable")
+			return f.run
+		},
+	}
+}
+
+func (f *serveFlags) run(ctx context.Context, e env) error {
+	if f.db == "" || f.config == "" {
+		return usagef("--db and --config are required; see qrgrant help serve, or try qrgrant dev")
+	}
+	// Passwords and tokens would cross the network in the clear.
+	if !isLoopback(f.addr) && len(f.proxies) == 0 {
+		return usagef("%s is plain HTTP that others can reach; listen on 127.0.0.1, or name the TLS proxy in front with --trusted-proxy CIDR", f.addr)
+	}
+	config, err := readConfig(f.config, e.Getenv)
+	if err != nil {
+		return err
+	}
+	running, err := openServer(ctx, serverSettings{
+		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, config: config,
+		getenv: e.Getenv, logger: slog.New(slog.NewTextHandler(e.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.Stdout, "qrgrant serves %s on %s\n", running.issuer, running.listener.Addr())
+	return running.serve(ctx)
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/qrgrant/qrgrant/provider"
+	"github.com/qrgrant/qrgrant/storage"
+	"github.com/qrgrant/qrgrant/storage/bolt"
+)
+
+const (
+	// readTimeout bounds a whole request: bodies are at most 64 KiB.
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 20 * time.Second
+	// writeTimeout must outlast a long poll of 25 s.
+	writeTimeout   = 40 * time.Second
+	idleTimeout    = 120 * time.Second
+	maxHeaderBytes = 32 << 10
+	// drainTimeout is how long requests under way may take once the server is told to stop.
+	drainTimeout = 30 * time.Second
+	// sweepEvery paces the removal of what has expired.
+	sweepEvery = 30 * time.Second
+)
+
+// serverSettings is what serve, dev and demo decide about their server.
+type serverSettings struct {
+	// issuer is the issuer identifier; empty means http:// and the address listened on.
+	issuer         string
+	addr, db       string
+	trustedProxies []netip.Prefix
+	config         *configFile
+	getenv         func(string) string
+	logger         *slog.Logger
+}
+
+// server is a provider on a listener, with the store behind it.
+type server struct {
+	issuer   string
+	listener net.Listener
+	http     *http.Server
+	provider *provider.Provider
+	store    storage.Store
+	logger   *slog.Logger
+	closed   chan struct{}
+}
+
+// openServer takes the address first, so that a taken port changes nothing on disk; then the
+// database, the configuration and the provider. The caller runs serve, which releases all.
+func openServer(ctx context.Context, s serverSettings) (*server, error) {
+	listener, err := listen(ctx, s.addr)
+	if err != nil {
+		return nil, err
+	}
+	if s.issuer == "" {
+		s.issuer = "http://" + listener.Addr().String()
+	}
+	store, err := openStore(s.db)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	made, err := newServer(ctx, s, listener, store)
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), listener.Close())
+	}
+	return made, nil
+}
+
+func newServer(ctx context.Context, s serverSettings, listener net.Listener, store storage.Store) (*server, error) {
+	strangers, err := s.config.store(ctx, store, s.getenv)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range strangers {
+		s.logger.Warn("a client in the database is not in the configuration and stays as it is", "client_id", id)
+	}
+	handler, err := provider.New(ctx, provider.Config{Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, Logger: s.logger})
+	if err != nil {
+		return nil, err
+	}
+	made := &server{issuer: s.issuer, listener: listener, provider: handler, store: store, logger: s.logger, closed: make(chan struct{})}
+	made.http = &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
+	// net/http runs this once the listener is closed, while Shutdown waits for the requests
+	// under way: that is when the held polls must be told to go.
+	made.http.RegisterOnShutdown(func() {
+		defer close(made.closed)
+		if err := handler.Close(); err != nil {
+			made.logger.Warn("the provider did not close", "error", err)
+		}
+	})
+	return made, nil
+}
+
+// serve answers requests until ctx ends, then drains: no new connections, held polls end,
+// requests under way get drainTimeout, the store is closed last.
+func (s *server) serve(ctx context.Context) error {
+	sweeping, stopSweeping := context.WithCancel(ctx)
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		s.sweep(sweeping)
+	}()
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.Serve(s.listener) }()
+	var err error
+	select {
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	limit, stop := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer stop()
+	drained := s.http.Shutdown(limit)
+	if drained != nil {
+		s.logger.Warn("requests were cut off at the end of the drain", "error", drained)
+		drained = s.http.Close()
+	}
+	<-s.closed
+	stopSweeping()
+	<-swept
+	return errors.Join(err, drained, s.store.Close())
+}
+
+// sweep removes what has expired, from time to time.
+func (s *server) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if _, err := s.provider.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("sweep failed", "error", err)
+		}
+	}
+}
+
+// listen opens the address and words the two usual mistakes.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s is already in use; choose another address with --addr, for example --addr 127.0.0.1:0 for any free port", addr)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("this user may not listen on %s; choose a port above 1023 with --addr", addr)
+	case err != nil:
+		return nil, usagef("cannot listen on %s: %v; --addr is HOST:PORT", addr, err)
+	}
+	return listener, nil
+}
+
+// openStore opens the database file and words what can be wrong with it.
+func openStore(path string) (storage.Store, error) {
+	store, err := bolt.Open(path, bolt.Options{})
+	switch {
+	case errors.Is(err, bolt.ErrInUse):
+		return nil, fmt.Errorf("%s is in use by another process; stop that one, or choose another file with --db", path)
+	case errors.Is(err, bolt.ErrForeign):
+		return nil, fmt.Errorf("%s is not a qrgrant database and was left untouched; choose another file with --db", path)
+	case errors.Is(err, bolt.ErrCorrupt):
+		return nil, fmt.Errorf("%s is damaged and was left untouched; restore it from a backup, or choose another file with --db", path)
+	case err != nil:
+		return nil, fmt.Errorf("cannot open the database: %w", err)
+	}
+	return store, nil
+}
+
+// isLoopback reports whether addr can only be reached from this machine.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
