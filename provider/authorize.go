@@ -11,6 +11,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
@@ -21,12 +22,12 @@ import (
 // does not travel with a form from another site.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
-		form, err := parseForm(w, r)
+		values, err := form.Read(w, r)
 		if err != nil {
 			p.errorPage(w, r, err)
 			return
 		}
-		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+form.Encode(), http.StatusSeeOther)
+		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+values.Encode(), http.StatusSeeOther)
 		return
 	}
 	req, err := p.parseAuthorize(r.Context(), r.URL.RawQuery)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
@@ -39,10 +40,10 @@ type authorizeRequest struct {
 // parseAuthorize reads an authorization request. Without a request beside the error, the
 // error must be shown to the person: there is nowhere safe to send it (RFC 6749 §4.1.2.1).
 func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRequest, error) {
-	if len(raw) > maxBody {
+	if len(raw) > form.MaxBody {
 		return nil, invalidRequest("The request is too long.")
 	}
-	values, err := parseValues(raw)
+	values, err := form.Parse(raw)
 	if err != nil {
 		return nil, err
 	}

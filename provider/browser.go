@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -210,9 +211,9 @@ func formMAC(secret []byte, b *browser, parts ...string) ([]byte, error) {
 	return mac.Sum(nil), nil
 }
 
-// form guards the pages: a POST must come from one of our own pages (Sec-Fetch-Site, Origin)
+// page guards the pages: a POST must come from one of our own pages (Sec-Fetch-Site, Origin)
 // and be a plain form. The handler still checks its own token.
-func (p *Provider) form(handler http.HandlerFunc) http.HandlerFunc {
+func (p *Provider) page(handler http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			handler(w, r)
@@ -222,7 +223,7 @@ func (p *Provider) form(handler http.HandlerFunc) http.HandlerFunc {
 			p.errorPage(w, r, &oauthError{status: http.StatusForbidden, code: "invalid_request", description: "The form was sent from another site.", cause: err})
 			return
 		}
-		if _, err := parseForm(w, r); err != nil {
+		if _, err := form.Read(w, r); err != nil {
 			p.errorPage(w, r, err)
 			return
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -24,19 +25,19 @@ type credentials struct {
 // authenticate is the client authentication of every endpoint (RFC 6749 §2.3):
 // client_secret_basic, client_secret_post, or none for a public client. It has fosite's
 // signature; a client already authenticated for this request is not checked twice.
-func (p *Provider) authenticate(ctx context.Context, r *http.Request, form url.Values) (fosite.Client, error) {
+func (p *Provider) authenticate(ctx context.Context, r *http.Request, values url.Values) (fosite.Client, error) {
 	if c, ok := fositestore.ClientFrom(ctx); ok {
 		return c, nil
 	}
-	c, err := p.authenticatedClient(ctx, r, form)
+	c, err := p.authenticatedClient(ctx, r, values)
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, form url.Values) (fositestore.Client, error) {
-	sent, err := readCredentials(r, form)
+func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, values url.Values) (fositestore.Client, error) {
+	sent, err := readCredentials(r, values)
 	if err != nil {
 		return fositestore.Client{}, err
 	}
@@ -68,11 +69,11 @@ func secretMatches(c fositestore.Client, secret string) bool {
 	return match == 1 && secret != ""
 }
 
-func readCredentials(r *http.Request, form url.Values) (credentials, error) {
-	if form.Has("client_assertion") || form.Has("client_assertion_type") {
+func readCredentials(r *http.Request, values url.Values) (credentials, error) {
+	if values.Has("client_assertion") || values.Has("client_assertion_type") {
 		return credentials{}, invalidClient()
 	}
-	posted := credentials{id: form.Get("client_id"), secret: form.Get("client_secret")}
+	posted := credentials{id: values.Get("client_id"), secret: values.Get("client_secret")}
 	header := r.Header.Values("Authorization")
 	if len(header) == 0 {
 		return posted, nil
@@ -84,9 +85,9 @@ func readCredentials(r *http.Request, form url.Values) (credentials, error) {
 	switch {
 	case !ok:
 		return credentials{}, invalidClient()
-	case form.Has("client_secret"):
+	case values.Has("client_secret"):
 		return credentials{}, invalidRequest("The client used two authentication methods.")
-	case form.Has("client_id") && posted.id != basic.id:
+	case values.Has("client_id") && posted.id != basic.id:
 		return credentials{}, invalidRequest("The client_id is not that of the Authorization header.")
 	}
 	return basic, nil
@@ -105,7 +106,7 @@ func parseBasic(header string) (credentials, bool) {
 	left, right, ok := strings.Cut(string(raw), ":")
 	id, errID := url.QueryUnescape(left)
 	secret, errSecret := url.QueryUnescape(right)
-	if !ok || errID != nil || errSecret != nil || !cleanText(id) || !cleanText(secret) {
+	if !ok || errID != nil || errSecret != nil || !form.Clean(id) || !form.Clean(secret) {
 		return credentials{}, false
 	}
 	return credentials{id: id, secret: secret}, true

@@ -148,9 +148,9 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 
 // deviceDecide takes the person's answer.
 func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *browser) {
-	form := r.PostForm
-	card := form.Get("card")
-	if err := p.checkForm(b, purposeDecide, card, form.Get("csrf")); err != nil {
+	values := r.PostForm
+	card := values.Get("card")
+	if err := p.checkForm(b, purposeDecide, card, values.Get("csrf")); err != nil {
 		p.errorPage(w, r, err)
 		return
 	}
@@ -159,13 +159,13 @@ func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *brows
 	if err == nil {
 		err = json.Unmarshal(raw, &claim)
 	}
-	if err != nil || !slices.Contains([]string{"approve", "deny", "report"}, form.Get("decision")) {
+	if err != nil || !slices.Contains([]string{"approve", "deny", "report"}, values.Get("decision")) {
 		p.errorPage(w, r, invalidRequest("The form is malformed."))
 		return
 	}
-	decision := qr.DecisionRequest{ConfirmHandle: claim.ConfirmHandle, Decision: form.Get("decision"), ContextDigest: claim.ContextDigest}
+	decision := qr.DecisionRequest{ConfirmHandle: claim.ConfirmHandle, Decision: values.Get("decision"), ContextDigest: claim.ContextDigest}
 	if decision.Decision == "approve" {
-		decision.CheckCode, decision.UserCode = form.Get("check_code"), form.Get("user_code")
+		decision.CheckCode, decision.UserCode = values.Get("check_code"), values.Get("user_code")
 	}
 	answer, err := p.qr.Decide(r.Context(), p.approver(r, b.session), decision)
 	var problem *qr.Problem
@@ -262,19 +262,19 @@ func whereText(n qr.ContextNetwork) string {
 		return text + " (far from you)"
 	}
 	if text == "" {
-		return "unknown"
+		return "not known"
 	}
 	return text
 }
 
 func warningText(id string) string {
 	switch id {
-	case "new_device":
-		return "This device has never signed in as you."
-	case "far":
-		return "The device is far away from you."
-	case "typed", "link", "entry":
-		return "The code was typed or came by a link. Nobody who helps you needs such a code."
+	case qr.WarnUnverifiedClient:
+		return "Nobody has verified the name above. Anybody could use it."
+	case qr.WarnTypedCode:
+		return "You typed this code. Nobody who helps you needs you to type a code."
+	case qr.WarnLink:
+		return "This code came by a link. If somebody sent it to you, deny."
 	}
 	return id
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -26,7 +27,14 @@ func (e *oauthError) Error() string {
 	return e.code + ": " + e.description
 }
 
-func (e *oauthError) Unwrap() error { return e.cause }
+// Unwrap returns the same error in fosite's form, for package qr, and what caused it.
+func (e *oauthError) Unwrap() []error {
+	errs := []error{&fosite.RFC6749Error{ErrorField: e.code, DescriptionField: e.description, CodeField: e.status}}
+	if e.cause != nil {
+		errs = append(errs, e.cause)
+	}
+	return errs
+}
 
 func invalidRequest(sentence string) *oauthError {
 	return &oauthError{status: http.StatusBadRequest, code: "invalid_request", description: sentence}
@@ -69,9 +77,12 @@ func unavailable(cause error) *oauthError {
 // calls a bad refresh token invalid_request; both are invalid_grant.
 func tokenError(err error) *oauthError {
 	var own *oauthError
+	var body *form.Fault
 	switch {
 	case errors.As(err, &own):
 		return own
+	case errors.As(err, &body):
+		return &oauthError{status: body.Status, code: "invalid_request", description: body.Sentence}
 	case errors.Is(err, storage.ErrFull):
 		return unavailable(err)
 	case errors.Is(err, storage.ErrConflict), errors.Is(err, fosite.ErrInvalidatedAuthorizeCode),

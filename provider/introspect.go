@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -25,15 +26,15 @@ type introspection struct {
 // introspect is POST /introspect. Only a confidential client may ask, and only for its own
 // tokens: fosite lets any active access token authorise the question and answers for all.
 func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
-	form, err := parseForm(w, r)
-	if err == nil && !form.Has("token") {
+	values, err := form.Read(w, r)
+	if err == nil && !values.Has("token") {
 		err = invalidRequest("The token is missing.")
 	}
 	if err != nil {
 		p.writeError(w, r, err)
 		return
 	}
-	client, err := p.authenticatedClient(r.Context(), r, form)
+	client, err := p.authenticatedClient(r.Context(), r, values)
 	if err == nil && client.Public() {
 		err = invalidClient()
 	}
@@ -41,7 +42,7 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	grant, _, err := p.activeToken(r.Context(), form.Get("token"))
+	grant, _, err := p.activeToken(r.Context(), values.Get("token"))
 	switch {
 	case errors.Is(err, storage.ErrNotFound), err == nil && grant.ClientID != client.ID:
 		writeJSON(w, http.StatusOK, introspection{})

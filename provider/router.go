@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/gorilla/mux"
-
 )
 
 // The names of the routes; the metadata documents and the pages get their URLs from them.
@@ -55,11 +54,11 @@ func (p *Provider) table() []route {
 		{routeIntrospect, "POST", "/introspect", p.introspect},
 		{routeRevoke, "POST", "/revoke", p.revoke},
 		{routeAuthorize, "GET POST", "/authorize", p.authorize},
-		{routeLogin, "POST", "/login", p.form(p.login)},
-		{routeConsent, "POST", "/consent", p.form(p.consent)},
-		{routeDevice, "GET POST", "/device", p.form(p.device)},
+		{routeLogin, "POST", "/login", p.page(p.login)},
+		{routeConsent, "POST", "/consent", p.page(p.consent)},
+		{routeDevice, "GET POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
-		{routeLogout, "POST", "/logout", p.form(p.logout)},
+		{routeLogout, "POST", "/logout", p.page(p.logout)},
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
@@ -128,4 +127,3 @@ func (p *Provider) style(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, _ = w.Write(p.pages.style)
 }
-

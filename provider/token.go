@@ -10,6 +10,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
@@ -18,28 +19,28 @@ import (
 // token is POST /token. A pending poll of a consumption device ends in qr.Poll: it has cost
 // one form, one client and one session by then, and no write.
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
-	form, err := parseForm(w, r)
+	values, err := form.Read(w, r)
 	if err == nil {
-		err = checkTokenRequest(r, form)
+		err = checkTokenRequest(r, values)
 	}
 	if err != nil {
 		p.writeError(w, r, err)
 		return
 	}
-	client, err := p.authenticatedClient(r.Context(), r, form)
+	client, err := p.authenticatedClient(r.Context(), r, values)
 	if err == nil {
-		err = checkGrant(client, form.Get("grant_type"))
+		err = checkGrant(client, values.Get("grant_type"))
 	}
 	if err != nil {
 		p.writeError(w, r, err)
 		return
 	}
 	r = r.WithContext(fositestore.WithClient(r.Context(), client))
-	if isDeviceGrant(form.Get("grant_type")) {
-		p.deviceToken(w, r, client, form)
+	if isDeviceGrant(values.Get("grant_type")) {
+		p.deviceToken(w, r, client, values)
 		return
 	}
-	answer, err := p.issue(r.Context(), r, form)
+	answer, err := p.issue(r.Context(), r, values)
 	if err != nil {
 		p.writeError(w, r, err)
 		return
@@ -48,12 +49,16 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 }
 
 // deviceToken is the token request of a consumption device.
-func (p *Provider) deviceToken(w http.ResponseWriter, r *http.Request, client fositestore.Client, form url.Values) {
-	ctx, ready := p.qr.Poll(w, r, client, form)
+func (p *Provider) deviceToken(w http.ResponseWriter, r *http.Request, client fositestore.Client, values url.Values) {
+	ctx, ready := p.qr.Poll(w, r, client, values)
 	if !ready {
 		return
 	}
-	answer, err := p.issue(ctx, r, form)
+	answer, err := p.issue(ctx, r, values)
+	if errors.Is(err, storage.ErrConflict) {
+		// The commit found the session moved: this poll lost to a denial or to another poll.
+		err = invalidGrant()
+	}
 	if err != nil {
 		p.qr.WriteTokenError(w, r, err)
 		return
@@ -63,27 +68,27 @@ func (p *Provider) deviceToken(w http.ResponseWriter, r *http.Request, client fo
 
 // checkTokenRequest refuses what can be refused before anything is read from the store, and
 // takes away what fosite would read from the form without being asked.
-func checkTokenRequest(r *http.Request, form url.Values) error {
+func checkTokenRequest(r *http.Request, values url.Values) error {
 	switch {
 	case r.Header.Get("DPoP") != "":
 		return invalidRequest("DPoP is not supported.")
-	case form.Has("resource"):
+	case values.Has("resource"):
 		return invalidTarget()
 	}
 	// A nonce in a refresh request would end up in fosite's ID token, the others steer its
 	// OpenID handlers, and an audience is not the client's to name.
 	for _, name := range []string{"nonce", "prompt", "max_age", "acr_values", "id_token_hint", "audience"} {
-		form.Del(name)
+		values.Del(name)
 	}
-	switch form.Get("grant_type") {
+	switch values.Get("grant_type") {
 	case "":
 		return invalidRequest("The grant_type is missing.")
 	case grantCode:
-		if !form.Has("code") {
+		if !values.Has("code") {
 			return invalidRequest("The code is missing.")
 		}
 	case grantRefresh:
-		if !form.Has("refresh_token") {
+		if !values.Has("refresh_token") {
 			return invalidRequest("The refresh_token is missing.")
 		}
 	case grantClient, qr.GrantType, qr.DeviceGrantType:
@@ -109,7 +114,7 @@ func checkGrant(client fositestore.Client, grant string) error {
 
 // issue runs fosite inside one unit of work: what the grant uses up and what it mints is one
 // commit, so of N racing requests exactly one gets tokens.
-func (p *Provider) issue(ctx context.Context, r *http.Request, form url.Values) (fosite.AccessResponder, error) {
+func (p *Provider) issue(ctx context.Context, r *http.Request, values url.Values) (fosite.AccessResponder, error) {
 	var family string
 	var answer fosite.AccessResponder
 	err := p.config.Store.Tx(ctx, func(ctx context.Context) error {
@@ -118,14 +123,14 @@ func (p *Provider) issue(ctx context.Context, r *http.Request, form url.Values) 
 			return err
 		}
 		family = req.GetID()
-		if err := p.admit(ctx, req, form); err != nil {
+		if err := p.admit(ctx, req, values); err != nil {
 			return err
 		}
 		answer, err = p.oauth.NewAccessResponse(ctx, req)
 		return err
 	})
 	if err != nil {
-		return nil, p.afterLoss(ctx, form.Get("grant_type"), family, err)
+		return nil, p.afterLoss(ctx, values.Get("grant_type"), family, err)
 	}
 	return answer, nil
 }
@@ -145,8 +150,8 @@ func (p *Provider) afterLoss(ctx context.Context, grant, family string, err erro
 
 // admit decides, between fosite's request and its response, what fosite has no hook for: the
 // person and the sign-in are still there, and the scopes of this one answer.
-func (p *Provider) admit(ctx context.Context, req fosite.AccessRequester, form url.Values) error {
-	switch form.Get("grant_type") {
+func (p *Provider) admit(ctx context.Context, req fosite.AccessRequester, values url.Values) error {
+	switch values.Get("grant_type") {
 	case grantClient:
 		return grantClientScopes(req)
 	case grantCode, grantRefresh:
@@ -164,8 +169,8 @@ func (p *Provider) admit(ctx context.Context, req fosite.AccessRequester, form u
 	if !standing {
 		return invalidGrant()
 	}
-	if form.Get("grant_type") == grantRefresh {
-		return narrow(req, sess, form.Get("scope"))
+	if values.Get("grant_type") == grantRefresh {
+		return narrow(req, sess, values.Get("scope"))
 	}
 	return nil
 }

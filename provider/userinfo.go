@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -94,11 +95,11 @@ func bearerToken(w http.ResponseWriter, r *http.Request) (string, error) {
 	}
 	var posted string
 	if r.Method == http.MethodPost && strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
-		form, err := parseForm(w, r)
+		values, err := form.Read(w, r)
 		if err != nil {
 			return "", &bearerError{status: http.StatusBadRequest, code: "invalid_request", description: "The body is malformed."}
 		}
-		posted = form.Get("access_token")
+		posted = values.Get("access_token")
 	}
 	if len(header) == 0 {
 		if posted == "" {
