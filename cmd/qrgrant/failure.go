@@ -69,6 +69,8 @@ func explainRefusal(err error) (line string, code int) {
 	switch refusal.Code {
 	case "invalid_client", "unauthorized_client":
 		return "the server does not let this client do that; check --client-id, its secret and its grant type", exitFailure
+	case "invalid_scope":
+		return "this client may not ask for one of these scopes; choose others with --scope", exitFailure
 	case "invalid_grant":
 		return "the server no longer accepts this sign-in; run the command again for a new code", exitFailure
 	case "not_found", "unknown_code":

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,6 +89,9 @@ func (f *phoneFlags) read() (player.Reference, *player.Approver, error) {
 	if verdicts > 1 {
 		return player.Reference{}, nil, usagef("give one of --approve, --deny and --report")
 	}
+	if f.checkCode != "" && !isCheckCode(f.checkCode) {
+		return player.Reference{}, nil, usagef("--check-code is %q; it must be two digits, from 10 to 99", f.checkCode)
+	}
 	issuer := strings.TrimSuffix(f.issuer, "/")
 	ref, err := player.ReadReference(issuer, f.payload)
 	if err != nil {
@@ -124,7 +128,7 @@ func (f *phoneFlags) verdict(ctx context.Context, p *person, claim *player.Claim
 	}
 	var err error
 	if claim.CheckCodeRequired && v.CheckCode == "" {
-		if v.CheckCode, err = p.ask(ctx, "Type the two digits shown on the other screen: "); err != nil {
+		if v.CheckCode, err = p.askCheckCode(ctx); err != nil {
 			return v, err
 		}
 	}
@@ -230,6 +234,23 @@ func nonEmpty(parts ...string) []string {
 type person struct {
 	in  *bufio.Reader
 	out io.Writer
+}
+
+// askCheckCode asks until the answer can be a check code: a slip of the finger that cannot be
+// one need not cost a try.
+func (p *person) askCheckCode(ctx context.Context) (string, error) {
+	for {
+		said, err := p.ask(ctx, "Type the two digits shown on the other screen: ")
+		if err != nil || isCheckCode(said) {
+			return said, err
+		}
+		fmt.Fprintln(p.out, "A check code is two digits, from 10 to 99.")
+	}
+}
+
+func isCheckCode(text string) bool {
+	n, err := strconv.Atoi(text)
+	return err == nil && len(text) == 2 && n >= 10
 }
 
 // ask puts a question and waits for a line; Ctrl-C ends the wait.

@@ -37,6 +37,7 @@ func TestScripts(t *testing.T) {
 			"spawn":    spawn,
 			"await":    await,
 			"type":     typeLine,
+			"mistype":  mistype,
 			"signal":   sendSignal,
 			"ended":    ended,
 			"occupy":   occupy,
@@ -77,6 +78,13 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 func typeLine(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := fmt.Fprintln(processes(ts)[args[0]].stdin, args[1])
 	ts.Check(err)
+}
+
+// mistype NAME CODE answers with another check code than CODE.
+func mistype(ts *testscript.TestScript, _ bool, args []string) {
+	code, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	typeLine(ts, false, []string{args[0], strconv.Itoa(10 + (code-9)%90)})
 }
 
 // signal NAME TERM|INT sends a signal.

@@ -121,7 +121,7 @@ func (s *story) approve(ctx context.Context, phone *player.Approver, ref player.
 	c := claim.Context
 	s.step(7, "phone", "signs alice in with code and PKCE, sends her token and the reference", s.phoneWire.take())
 	s.step(8, "server", "marks the sign-in as scanned; nobody else can take it now", nil)
-	s.step(9, "phone", fmt.Sprintf("shows who asks, deny first: %s on %s, %s", c.Client.Name, c.Device.Description, c.Consequence), nil)
+	s.step(9, "phone", fmt.Sprintf("shows who asks, deny first: %s, from %s. %s", c.Client.Name, c.Device.Description, c.Consequence), nil)
 	var code string
 	select {
 	case code = <-s.checkCode:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -144,10 +145,17 @@ func postForm(ctx context.Context, client *http.Client, to string, form url.Valu
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent())
 	if prepare != nil {
 		prepare(req)
 	}
 	return send(client, req)
+}
+
+// userAgent says what this program is; the server puts it into words for the phone.
+func userAgent() string {
+	system := map[string]string{"linux": "Linux", "darwin": "Macintosh", "windows": "Windows"}[runtime.GOOS]
+	return "qrgrant/1 (" + system + ")"
 }
 
 // postJSON sends in as JSON with a bearer token and reads a 200 answer into out.
@@ -221,6 +229,9 @@ func backOff(n int) time.Duration {
 
 // pause waits for d or the end of ctx.
 func pause(ctx context.Context, d time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
