@@ -36,7 +36,9 @@ func help(out io.Writer, args []string) error {
 	if len(args) == 0 {
 		fmt.Fprint(out, helpHead)
 		for _, v := range verbs() {
-			describe(out, v)
+			if v.summary != "" {
+				describe(out, v)
+			}
 		}
 		fmt.Fprint(out, helpTail)
 		return nil

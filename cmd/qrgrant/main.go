@@ -27,7 +27,8 @@ type env struct {
 
 // verb is one subcommand.
 type verb struct {
-	name    string
+	name string
+	// summary is one line of the help text; a verb without one is not for people.
 	summary string
 	// detail is shown by `qrgrant help NAME`, below the summary.
 	detail string

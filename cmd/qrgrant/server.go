@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider"
+	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 	"github.com/qrgrant/qrgrant/storage/bolt"
 )
@@ -36,6 +37,8 @@ type serverSettings struct {
 	issuer         string
 	addr, db       string
 	trustedProxies []netip.Prefix
+	// limits are those of protocol §9; zero fields are the defaults.
+	limits qr.Limits
 	config         *configFile
 	getenv         func(string) string
 	logger         *slog.Logger
@@ -81,7 +84,8 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	for _, id := range strangers {
 		s.logger.Warn("a client in the database is not in the configuration and stays as it is", "client_id", id)
 	}
-	handler, err := provider.New(ctx, provider.Config{Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, Logger: s.logger})
+	handler, err := provider.New(ctx, provider.Config{Issuer: s.issuer, Store: store,
+		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger})
 	if err != nil {
 		return nil, err
 	}
