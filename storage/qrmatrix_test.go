@@ -260,6 +260,9 @@ func move(outcome string, before, after *storage.QRSession, now time.Time) strin
 		if i > 0 || e.QRSession != after.ID.Hash() || e.ClientID != after.ClientID || !e.At.Equal(now) {
 			return outcome + " wrong rows"
 		}
+		if after.Claim != nil && (e.Subject != after.Claim.Subject || e.ApproverID != after.Claim.ClientID || e.SessionID != after.Claim.SessionID) {
+			return outcome + " wrong person in the row"
+		}
 		row = e.Type
 	}
 	return outcome + " > " + after.StateAt(now).String() + " " + row
