@@ -231,13 +231,15 @@ func (l *load) login(ctx context.Context, client *http.Client, phone *player.App
 	if _, err = phone.Decide(ctx, claim, verdict); err != nil {
 		return err
 	}
-	if keepPolling {
-		err = <-ended
-	} else {
+	if !keepPolling {
 		stopPolling()
-		<-ended
 	}
+	err = <-ended
 	l.acknowledged(done)
+	if !keepPolling {
+		// It ended because it was told to.
+		return nil
+	}
 	return err
 }
 

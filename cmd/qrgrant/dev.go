@@ -55,8 +55,10 @@ func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server,
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a temporary directory: %w", err)
 	}
-	run := &seededRun{dir: dir, password: rand.Text(), webSecret: rand.Text() + rand.Text(),
-		passwordFile: filepath.Join(dir, "alice.password")}
+	run := &seededRun{
+		dir: dir, password: rand.Text(), webSecret: rand.Text() + rand.Text(),
+		passwordFile: filepath.Join(dir, "alice.password"),
+	}
 	const variable = "password of alice"
 	config := seedClients(run.webSecret)
 	config.Users = []userConfig{seedUser(variable)}

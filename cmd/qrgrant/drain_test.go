@@ -32,17 +32,21 @@ func TestTermDrainsAHeldPoll(t *testing.T) {
 		t.Fatal(err)
 	}
 	const verifier = "a-verifier-of-this-test-alone-that-is-long-enough"
-	opened := post(t, issuer+"/device_authorization", url.Values{"client_id": {"cli"}, "scope": {"openid"},
-		"code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)}, "code_challenge_method": {"S256"}})
+	opened := post(t, issuer+"/device_authorization", url.Values{
+		"client_id": {"cli"}, "scope": {"openid"},
+		"code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)}, "code_challenge_method": {"S256"},
+	})
 	if opened.err != nil || opened.status != http.StatusOK {
 		t.Fatalf("open: %+v", opened)
 	}
 	poll := func() <-chan pollAnswer {
 		answers := make(chan pollAnswer, 1)
 		go func() {
-			answers <- post(t, issuer+"/token", url.Values{"client_id": {"cli"}, "code_verifier": {verifier},
+			answers <- post(t, issuer+"/token", url.Values{
+				"client_id": {"cli"}, "code_verifier": {verifier},
 				"grant_type":  {"urn:qrgrant:params:oauth:grant-type:qr_code"},
-				"device_code": {opened.body["device_code"].(string)}})
+				"device_code": {opened.body["device_code"].(string)},
+			})
 		}()
 		return answers
 	}
@@ -71,6 +75,7 @@ func TestTermDrainsAHeldPoll(t *testing.T) {
 }
 
 func post(t *testing.T, to string, form url.Values) pollAnswer {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, to, strings.NewReader(form.Encode()))
 	if err != nil {
 		return pollAnswer{err: err}

@@ -83,8 +83,10 @@ func (f *loginFlags) run(ctx context.Context, e env) error {
 	if !f.json {
 		return nil
 	}
-	return printJSON(e.Stdout, loginResult{Claims: claims, TokenType: tokens.TokenType,
-		GrantType: device.Grant, Scope: tokens.Scope, ExpiresIn: tokens.ExpiresIn})
+	return printJSON(e.Stdout, loginResult{
+		Claims: claims, TokenType: tokens.TokenType,
+		GrantType: device.Grant, Scope: tokens.Scope, ExpiresIn: tokens.ExpiresIn,
+	})
 }
 
 // loginResult is what `login --json` prints.

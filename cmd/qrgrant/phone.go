@@ -101,8 +101,10 @@ func (f *phoneFlags) read() (player.Reference, *player.Approver, error) {
 	if err != nil {
 		return player.Reference{}, nil, err
 	}
-	return ref, &player.Approver{Issuer: issuer, ClientID: f.clientID, RedirectURI: f.redirectURI,
-		Login: f.user, Password: password, HTTP: &http.Client{Timeout: requestTimeout}}, nil
+	return ref, &player.Approver{
+		Issuer: issuer, ClientID: f.clientID, RedirectURI: f.redirectURI,
+		Login: f.user, Password: password, HTTP: &http.Client{Timeout: requestTimeout},
+	}, nil
 }
 
 // verdict takes the decision from the flags or asks for it. Deny is offered first, and

@@ -73,8 +73,10 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 		ID: c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs, Scopes: c.Scopes,
 		PKCEOptional: c.PKCE == "optional", IDTokenAlg: c.IDTokenAlg, FirstParty: c.FirstParty,
 		Approver: c.Approver, SharedAudiences: c.SharedAudiences, Disabled: c.Disabled,
-		QR: storage.QRPolicy{Enabled: c.QR.Enabled, AllowedScopes: c.QR.AllowedScopes, Lifetime: c.QR.Lifetime,
-			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess},
+		QR: storage.QRPolicy{
+			Enabled: c.QR.Enabled, AllowedScopes: c.QR.AllowedScopes, Lifetime: c.QR.Lifetime,
+			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess,
+		},
 	}
 	for _, grant := range c.GrantTypes {
 		record.GrantTypes = append(record.GrantTypes, grantTypes()[grant])
@@ -123,23 +125,35 @@ func seedClients(webSecret string) *configFile {
 	qrScopes := []string{"openid", "profile"}
 	sum := sha256.Sum256([]byte(webSecret))
 	return &configFile{Clients: []clientConfig{
-		{ID: "web", Name: "Example web app", SecretSHA256: []string{hex.EncodeToString(sum[:])},
+		{
+			ID: "web", Name: "Example web app", SecretSHA256: []string{hex.EncodeToString(sum[:])},
 			RedirectURIs: []string{"http://127.0.0.1/callback", "http://localhost/callback"},
 			GrantTypes:   []string{"authorization_code", "refresh_token"},
-			Scopes:       []string{"openid", "profile", "email", "offline_access"}},
-		{ID: "tv", Name: "Living-room TV", GrantTypes: []string{"device_code"},
-			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes}},
-		{ID: "cli", Name: "Command line", GrantTypes: []string{"qr_code"},
-			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes, Lifetime: 4 * time.Minute}},
-		{ID: "phone", Name: "Phone app", FirstParty: true, Approver: true,
+			Scopes:       []string{"openid", "profile", "email", "offline_access"},
+		},
+		{
+			ID: "tv", Name: "Living-room TV", GrantTypes: []string{"device_code"},
+			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes},
+		},
+		{
+			ID: "cli", Name: "Command line", GrantTypes: []string{"qr_code"},
+			Scopes: qrScopes, QR: qrConfig{Enabled: true, AllowedScopes: qrScopes, Lifetime: 4 * time.Minute},
+		},
+		{
+			ID: "phone", Name: "Phone app", FirstParty: true, Approver: true,
 			RedirectURIs: []string{phoneRedirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
-			Scopes: []string{"openid", "profile", "offline_access", qr.ApproveScope}},
+			Scopes: []string{"openid", "profile", "offline_access", qr.ApproveScope},
+		},
 	}}
 }
 
 // seedUser is the person of dev and demo.
 func seedUser(passwordVariable string) userConfig {
-	return userConfig{Login: "alice", Subject: "alice", PasswordEnv: passwordVariable,
-		Claims: map[string]any{"name": "Alice Example", "given_name": "Alice", "family_name": "Example",
-			"preferred_username": "alice", "email": "alice@example.org", "email_verified": true}}
+	return userConfig{
+		Login: "alice", Subject: "alice", PasswordEnv: passwordVariable,
+		Claims: map[string]any{
+			"name": "Alice Example", "given_name": "Alice", "family_name": "Example",
+			"preferred_username": "alice", "email": "alice@example.org", "email_verified": true,
+		},
+	}
 }

@@ -39,9 +39,9 @@ type serverSettings struct {
 	trustedProxies []netip.Prefix
 	// limits are those of protocol §9; zero fields are the defaults.
 	limits qr.Limits
-	config         *configFile
-	getenv         func(string) string
-	logger         *slog.Logger
+	config *configFile
+	getenv func(string) string
+	logger *slog.Logger
 }
 
 // server is a provider on a listener, with the store behind it.
@@ -84,8 +84,10 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	for _, id := range strangers {
 		s.logger.Warn("a client in the database is not in the configuration and stays as it is", "client_id", id)
 	}
-	handler, err := provider.New(ctx, provider.Config{Issuer: s.issuer, Store: store,
-		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger})
+	handler, err := provider.New(ctx, provider.Config{
+		Issuer: s.issuer, Store: store,
+		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger,
+	})
 	if err != nil {
 		return nil, err
 	}

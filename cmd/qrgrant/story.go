@@ -105,8 +105,10 @@ func (s *story) readScreen(picture string) (*player.Approver, player.Reference, 
 		return nil, player.Reference{}, err
 	}
 	s.step(6, "phone", "reads the pixels: "+payload, nil)
-	return &player.Approver{Issuer: issuer, ClientID: "phone", RedirectURI: phoneRedirect,
-		Login: "alice", Password: s.password, HTTP: s.phoneWire.client()}, ref, nil
+	return &player.Approver{
+		Issuer: issuer, ClientID: "phone", RedirectURI: phoneRedirect,
+		Login: "alice", Password: s.password, HTTP: s.phoneWire.client(),
+	}, ref, nil
 }
 
 // approve plays steps 7 to 12: the phone signs in, claims, shows, and the person decides.

@@ -102,8 +102,10 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Attempt{device: d, provider: provider, cancelAt: qr.CancelEndpoint,
-		verifier: oauth2.GenerateVerifier(), nonce: oauth2.GenerateVerifier()}
+	a := &Attempt{
+		device: d, provider: provider, cancelAt: qr.CancelEndpoint,
+		verifier: oauth2.GenerateVerifier(), nonce: oauth2.GenerateVerifier(),
+	}
 	got, err := d.post(ctx, provider.Endpoint().DeviceAuthURL, d.openForm(a), nil)
 	if err != nil {
 		return nil, err

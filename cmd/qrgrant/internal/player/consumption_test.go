@@ -113,22 +113,54 @@ func TestAwait(t *testing.T) {
 		at    []int
 		end   error
 	}{
-		{"polls that are not held keep the interval", player.GrantQR,
-			[]func() (*http.Response, error){pending, pending, answer(200, tokens)}, []int{0, 5, 10}, nil},
-		{"a held answer frees the next poll from the interval", player.GrantQR,
-			[]func() (*http.Response, error){held(10*time.Second, `{"error":"authorization_pending","qr_seq":1}`), answer(200, tokens)}, []int{0, 10}, nil},
-		{"the device grant waits before its first poll", player.GrantDevice,
-			[]func() (*http.Response, error){pending, answer(200, tokens)}, []int{5, 10}, nil},
-		{"slow_down adds five seconds for good", player.GrantQR,
-			[]func() (*http.Response, error){answer(400, `{"error":"slow_down"}`), pending, answer(200, tokens)}, []int{0, 10, 20}, nil},
-		{"lost connections are tried again with growing pauses", player.GrantQR,
-			[]func() (*http.Response, error){lost, lost, lost, pending, lost, answer(200, tokens)}, []int{0, 1, 3, 7, 12, 13}, nil},
-		{"a busy server is tried again when it says", player.GrantQR,
-			[]func() (*http.Response, error){answer(503, "", "Retry-After", "7"), answer(502, "<html>"), answer(200, tokens)}, []int{0, 7, 9}, nil},
-		{"access_denied is the end", player.GrantQR,
-			[]func() (*http.Response, error){answer(400, `{"error":"access_denied"}`)}, []int{0}, player.ErrDenied},
-		{"expired_token is the end", player.GrantQR,
-			[]func() (*http.Response, error){pending, answer(400, `{"error":"expired_token"}`)}, []int{0, 5}, player.ErrExpired},
+		{
+			"polls that are not held keep the interval", player.GrantQR,
+			[]func() (*http.Response, error){pending, pending, answer(200, tokens)},
+			[]int{0, 5, 10},
+			nil,
+		},
+		{
+			"a held answer frees the next poll from the interval", player.GrantQR,
+			[]func() (*http.Response, error){held(10*time.Second, `{"error":"authorization_pending","qr_seq":1}`), answer(200, tokens)},
+			[]int{0, 10},
+			nil,
+		},
+		{
+			"the device grant waits before its first poll", player.GrantDevice,
+			[]func() (*http.Response, error){pending, answer(200, tokens)},
+			[]int{5, 10},
+			nil,
+		},
+		{
+			"slow_down adds five seconds for good", player.GrantQR,
+			[]func() (*http.Response, error){answer(400, `{"error":"slow_down"}`), pending, answer(200, tokens)},
+			[]int{0, 10, 20},
+			nil,
+		},
+		{
+			"lost connections are tried again with growing pauses", player.GrantQR,
+			[]func() (*http.Response, error){lost, lost, lost, pending, lost, answer(200, tokens)},
+			[]int{0, 1, 3, 7, 12, 13},
+			nil,
+		},
+		{
+			"a busy server is tried again when it says", player.GrantQR,
+			[]func() (*http.Response, error){answer(503, "", "Retry-After", "7"), answer(502, "<html>"), answer(200, tokens)},
+			[]int{0, 7, 9},
+			nil,
+		},
+		{
+			"access_denied is the end", player.GrantQR,
+			[]func() (*http.Response, error){answer(400, `{"error":"access_denied"}`)},
+			[]int{0},
+			player.ErrDenied,
+		},
+		{
+			"expired_token is the end", player.GrantQR,
+			[]func() (*http.Response, error){pending, answer(400, `{"error":"expired_token"}`)},
+			[]int{0, 5},
+			player.ErrExpired,
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

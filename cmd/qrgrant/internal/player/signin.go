@@ -22,7 +22,7 @@ const approverScopes = "openid qr:approve"
 // maxPages bounds the walk through sign-in and consent, so that a loop of pages ends.
 const maxPages = 6
 
-// ErrCredentials: the sign-in form came back, so the name or the password was wrong.
+// ErrCredentials says that the sign-in form came back, so the name or the password was wrong.
 var ErrCredentials = errors.New("user name or password is wrong")
 
 // SignIn obtains the phone's access token the ordinary way: authorization code with PKCE, and
@@ -36,8 +36,10 @@ func (p *Approver) SignIn(ctx context.Context) error {
 		return err
 	}
 	verifier, state, nonce := oauth2.GenerateVerifier(), oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
-	config := oauth2.Config{ClientID: p.ClientID, Endpoint: provider.Endpoint(), RedirectURL: p.RedirectURI,
-		Scopes: strings.Fields(approverScopes)}
+	config := oauth2.Config{
+		ClientID: p.ClientID, Endpoint: provider.Endpoint(), RedirectURL: p.RedirectURI,
+		Scopes: strings.Fields(approverScopes),
+	}
 	// A public client has no secret: without this x/oauth2 sends every exchange twice.
 	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
 	start := config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce))
