@@ -33,6 +33,8 @@ func newCodec() (codec, error) {
 		DefaultMapType: reflect.TypeFor[map[string]any](),
 		// Integer claims come back as int64 rather than as uint64 or int64 by sign.
 		IntDec: cbor.IntDecConvertSignedOrBigInt,
+		// Text that a client sent must not make its record unreadable.
+		UTF8: cbor.UTF8DecodeInvalid,
 	}.DecMode()
 	if err != nil {
 		return codec{}, fmt.Errorf("storage/bolt: decoder: %w", err)

@@ -40,11 +40,15 @@ type Options struct {
 	LockTimeout time.Duration
 	// AuditRetention is how long Sweep keeps audit rows. Zero means 90 days.
 	AuditRetention time.Duration
-	// MaxSize is the largest size of the file in bytes; a write beyond it returns
-	// storage.ErrFull. Zero means no limit but the disk.
+	// MaxSize is the size in bytes that the data in the file may reach; a write beyond it
+	// returns storage.ErrFull. The file grows in steps of up to 16 MiB, the last of which may
+	// end behind it. Zero means no limit but the disk.
 	MaxSize int64
 	// Logger gets the errors of writes nobody waits for. Nil discards them.
 	Logger *slog.Logger
+
+	// openFile lets a test hold the file that is written; nil means os.OpenFile.
+	openFile func(name string, flag int, mode fs.FileMode) (*os.File, error)
 }
 
 func (o *Options) setDefaults() {
@@ -138,6 +142,7 @@ func Open(path string, o Options) (*Store, error) {
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: initialMmapSize(),
 		MaxSize:         int(o.MaxSize),
+		OpenFile:        o.openFile,
 	})
 	if err != nil {
 		return nil, openError(path, err)

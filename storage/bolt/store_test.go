@@ -1,6 +1,7 @@
 package bolt_test
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
@@ -36,6 +37,14 @@ func mustOpen(t testing.TB, path string, o bolt.Options) *bolt.Store {
 		t.Fatalf("Open: %v", err)
 	}
 	t.Cleanup(func() {
+		if store.Health(context.Background()) == nil {
+			if err := store.Check(); err != nil {
+				t.Errorf("Check: %v", err)
+			}
+			if n := store.Locks(); n != 0 {
+				t.Errorf("%d locks are left", n)
+			}
+		}
 		if err := store.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}

@@ -1,0 +1,86 @@
+package bolt
+
+import (
+	"io/fs"
+	"os"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// WithOpenFile returns o with another way to open the file for writing.
+func WithOpenFile(o Options, open func(name string, flag int, mode fs.FileMode) (*os.File, error)) Options {
+	o.openFile = open
+	return o
+}
+
+// Commit runs one unit through the group commit.
+func (s *Store) Commit(checks, writes []func(tx *bbolt.Tx) error) error {
+	var c, w []operation
+	for _, check := range checks {
+		c = append(c, check)
+	}
+	for _, write := range writes {
+		w = append(w, write)
+	}
+	return s.committer.do(c, w)
+}
+
+// Transactions is the number of the last commit.
+func (s *Store) Transactions() (id int) {
+	_ = s.db.View(func(tx *bbolt.Tx) error {
+		id = tx.ID()
+		return nil
+	})
+	return id
+}
+
+// EncodeRecord encodes any record.
+func EncodeRecord(record any) ([]byte, error) {
+	c, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	return c.encode(record)
+}
+
+// DecodeRecord decodes a record of any type.
+func DecodeRecord[T any](raw []byte) (*T, error) {
+	c, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	return decode[T](c, raw)
+}
+
+// OnDisk reads a session past memory.
+func (s *Store) OnDisk(id storage.QRID) (*storage.QRSession, error) {
+	raw, err := s.get(bucketQR, id[:])
+	if err != nil {
+		return nil, err
+	}
+	return decode[storage.QRSession](s.codec, raw)
+}
+
+// Locks is the number of locks that exist.
+func (s *Store) Locks() (n int) {
+	for i := range s.locks.shards {
+		shard := &s.locks.shards[i]
+		shard.mu.Lock()
+		n += len(shard.held)
+		shard.mu.Unlock()
+	}
+	return n
+}
+
+// Codes is the number of user codes in memory.
+func (s *Store) Codes() (n int) {
+	for i := range s.memory.codes {
+		shard := &s.memory.codes[i]
+		shard.mu.Lock()
+		n += len(shard.holders)
+		shard.mu.Unlock()
+	}
+	return n
+}

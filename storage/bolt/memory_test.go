@@ -1,0 +1,212 @@
+package bolt_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/qrgrant/qrgrant/storage"
+	"github.com/qrgrant/qrgrant/storage/bolt"
+)
+
+// instant has nanoseconds, which must come back.
+func instant() time.Time { return time.Date(2026, time.November, 22, 12, 0, 0, 123456789, time.UTC) }
+
+func claim(qs *storage.QRSession) {
+	qs.Scan(qs.OpenedAt.Add(time.Second), storage.QRScan{Subject: "ann", Entry: storage.QREntryScanner, FrameFresh: true})
+}
+
+func step(t *testing.T, s storage.Store, id storage.QRID, do func(*storage.QRSession)) {
+	t.Helper()
+	if err := s.UpdateQRSession(t.Context(), id, func(qs *storage.QRSession) error {
+		do(qs)
+		return nil
+	}); err != nil {
+		t.Fatalf("UpdateQRSession: %v", err)
+	}
+}
+
+func TestAnOpenedSessionIsNotWritten(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	before := store.Transactions()
+	qs := opening(1, instant())
+	if err := store.CreateQRSession(t.Context(), qs); err != nil {
+		t.Fatal(err)
+	}
+	step(t, store, qs.ID, func(*storage.QRSession) {})
+	if store.Transactions() != before {
+		t.Error("an opening was committed")
+	}
+	got, err := store.QRSession(t.Context(), qs.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(qs, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(storage.QRSession{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestAClaimIsWrittenBehindAndLeavesMemory(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	qs := opening(1, instant())
+	if err := store.CreateQRSession(t.Context(), qs); err != nil {
+		t.Fatal(err)
+	}
+	step(t, store, qs.ID, claim)
+	// Commits are in order: after this one the claim is on disk.
+	if err := store.PutClient(t.Context(), &storage.Client{ID: "c"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := store.OnDisk(qs.ID); err != nil || got.State != storage.QRScanned {
+		t.Fatalf("on disk: %v, %v", got, err)
+	}
+	if pending, codes := store.Stats().PendingSessions, store.Codes(); pending != 0 || codes != 0 {
+		t.Errorf("%d sessions and %d user codes are left in memory", pending, codes)
+	}
+	// A repeated scan comes back into memory and leaves it again.
+	step(t, store, qs.ID, claim)
+	if err := store.PutClient(t.Context(), &storage.Client{ID: "c"}); err != nil {
+		t.Fatal(err)
+	}
+	if pending := store.Stats().PendingSessions; pending != 0 {
+		t.Errorf("%d sessions are left in memory", pending)
+	}
+}
+
+func TestMemoryIsLimited(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{MaxPending: 3})
+	create := func(n int) error { return store.CreateQRSession(t.Context(), opening(n, instant())) }
+	for n := range 3 {
+		if err := create(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := create(3); !errors.Is(err, storage.ErrFull) {
+		t.Fatalf("the fourth of three: %v", err)
+	}
+	if _, err := store.QRSession(t.Context(), opening(3, instant()).ID); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the refused session: %v", err)
+	}
+	// A failed unit, a refused code and a decision all give their place back.
+	rollback := errors.New("roll back")
+	step(t, store, opening(0, instant()).ID, func(qs *storage.QRSession) { qs.Cancel(instant()) })
+	for range 5 {
+		err := store.Tx(t.Context(), func(ctx context.Context) error {
+			return errors.Join(store.CreateQRSession(ctx, opening(4, instant())), rollback)
+		})
+		if !errors.Is(err, rollback) || errors.Is(err, storage.ErrFull) {
+			t.Fatalf("the unit: %v", err)
+		}
+		twin := opening(5, instant())
+		twin.UserCodeHash = opening(1, instant()).UserCodeHash
+		if err := store.CreateQRSession(t.Context(), twin); !errors.Is(err, storage.ErrConflict) {
+			t.Fatalf("a taken user code: %v", err)
+		}
+	}
+	if err := create(6); err != nil {
+		t.Errorf("after one was decided: %v", err)
+	}
+	if err := create(7); !errors.Is(err, storage.ErrFull) {
+		t.Errorf("beyond the limit again: %v", err)
+	}
+}
+
+func TestUnscannedSessionsAreForgottenAndCounted(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	before := store.Transactions()
+	for n := range 100 {
+		if err := store.CreateQRSession(t.Context(), opening(n, instant().Add(time.Duration(n/50)*time.Minute))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forgotten := instant().Add(storage.QRLifetime + 5*time.Minute)
+	for _, want := range []struct {
+		now   time.Time
+		limit int
+		n     int
+		more  bool
+	}{
+		{forgotten.Add(-time.Second), 1000, 0, false},
+		{forgotten.Add(time.Second), 20, 20, true},
+		{forgotten.Add(time.Second), 1000, 30, false},
+		{forgotten.Add(61 * time.Second), 50, 50, false},
+	} {
+		n, more, err := store.Sweep(t.Context(), want.now, want.limit)
+		if err != nil || n != want.n || more != want.more {
+			t.Errorf("at %v: %d, %t, %v; want %d, %t", want.now, n, more, err, want.n, want.more)
+		}
+	}
+	stats := store.Stats()
+	if stats.ExpiredUnscanned != 100 || stats.PendingSessions != 0 || store.Codes() != 0 {
+		t.Errorf("%+v, %d codes", stats, store.Codes())
+	}
+	if store.Transactions() != before {
+		t.Error("sessions nobody scanned were written")
+	}
+}
+
+func TestCloseWritesWhatMemoryHas(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	store := mustOpen(t, path, bolt.Options{})
+	for n := range 1200 {
+		if err := store.CreateQRSession(t.Context(), opening(n, instant())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	store = mustOpen(t, path, bolt.Options{})
+	for n := range 1200 {
+		if _, err := store.QRSession(t.Context(), opening(n, instant()).ID); err != nil {
+			t.Fatalf("session %d: %v", n, err)
+		}
+	}
+	gone := instant().Add(storage.QRLifetime + 24*time.Hour)
+	if n, more, err := store.Sweep(t.Context(), gone, 5000); n != 1200 || more || err != nil {
+		t.Errorf("Sweep: %d, %t, %v", n, more, err)
+	}
+}
+
+func TestABusySecondSessionOfAUnitIsAConflict(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	first, second := opening(1, instant()), opening(2, instant())
+	for _, qs := range []*storage.QRSession{first, second} {
+		if err := store.CreateQRSession(t.Context(), qs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel := func(ctx context.Context, id storage.QRID) error {
+		return store.UpdateQRSession(ctx, id, func(qs *storage.QRSession) error {
+			qs.Cancel(instant())
+			return nil
+		})
+	}
+	err := store.Tx(t.Context(), func(one context.Context) error {
+		return store.Tx(context.WithoutCancel(t.Context()), func(other context.Context) error {
+			if err := errors.Join(cancel(one, first.ID), cancel(other, second.ID)); err != nil {
+				return err
+			}
+			return cancel(one, second.ID)
+		})
+	})
+	if !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("error %v", err)
+	}
+	if err := store.Tx(t.Context(), func(ctx context.Context) error {
+		return errors.Join(cancel(ctx, first.ID), cancel(ctx, second.ID))
+	}); err != nil {
+		t.Errorf("two free sessions in one unit: %v", err)
+	}
+}
