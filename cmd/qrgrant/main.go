@@ -48,6 +48,7 @@ func verbs() []verb {
 		loginVerb(),
 		phoneVerb(),
 		hashPasswordVerb(),
+		benchVerb(), benchServerVerb(), benchBareVerb(),
 	}
 }
 
