@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 )
@@ -27,6 +28,9 @@ func devVerb() verb {
 }
 
 func runDev(ctx context.Context, e env, addr string) (err error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return usagef("--addr is %q; it must be HOST:PORT, such as 127.0.0.1:8080", addr)
+	}
 	if !isLoopback(addr) {
 		return usagef("dev listens on loopback only, such as 127.0.0.1:8080; for a network use qrgrant serve")
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
@@ -25,8 +27,28 @@ type usageError struct{ line string }
 
 func (e *usageError) Error() string { return e.line }
 
+// The two ways in which a person at the PC ends a sign-in.
+var (
+	errCancelled = errors.New("interrupted; the sign-in is cancelled")
+	errNotMe     = errors.New("the sign-in is ended at the server; its tokens are worth nothing now")
+)
+
 func usagef(format string, args ...any) error {
 	return &usageError{line: fmt.Sprintf(format, args...)}
+}
+
+// checkIssuer refuses early what can be no issuer, in the words of the command line.
+func checkIssuer(issuer string) error {
+	parsed, err := url.Parse(issuer)
+	switch {
+	case err != nil || parsed.Host == "" || parsed.Scheme != "https" && parsed.Scheme != "http":
+		return usagef("--issuer is %q; it must be a URL like https://id.example", issuer)
+	case parsed.RawQuery != "" || parsed.Fragment != "" || strings.HasSuffix(issuer, "/") || strings.ContainsAny(issuer, "?#"):
+		return usagef("--issuer is %q; it must have no query, no fragment and no slash at the end", issuer)
+	case parsed.Scheme == "http" && !isLoopback(net.JoinHostPort(parsed.Hostname(), "0")):
+		return usagef("--issuer is %q; plain http is for loopback addresses only, use https", issuer)
+	}
+	return nil
 }
 
 // complain prints err, if any, as one plain line and returns the exit code for it.
@@ -43,11 +65,18 @@ func complain(e env, name string, err error) int {
 func explain(err error) (line string, code int) {
 	var usage *usageError
 	var lost *player.UnreachableError
+	var mismatch *player.GrantMismatchError
 	switch {
 	case errors.As(err, &usage):
 		return usage.line, exitUsage
+	case errors.Is(err, errCancelled):
+		return err.Error(), exitInterrupted
 	case errors.Is(err, context.Canceled):
 		return "interrupted", exitInterrupted
+	case errors.As(err, &mismatch):
+		return mismatch.Error() + "; give --grant device for RFC 8628, --grant qr for the QR grant", exitUsage
+	case errors.Is(err, errNotMe):
+		return err.Error(), exitDenied
 	case errors.Is(err, player.ErrDenied):
 		return "the sign-in was denied; nobody is signed in", exitDenied
 	case errors.Is(err, player.ErrExpired):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,11 +66,12 @@ func (f *loginFlags) run(ctx context.Context, e env) error {
 	display.open(device, attempt)
 	tokens, err := attempt.Await(ctx, display.update)
 	if errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("interrupted, but the server was not told: %w", err)
 		// The phone must not go on asking about a PC that has left.
 		last, stop := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer stop()
 		if attempt.Cancel(last) == nil {
-			return fmt.Errorf("the sign-in is cancelled: %w", err)
+			err = errCancelled
 		}
 	}
 	if err != nil {
@@ -81,12 +83,30 @@ func (f *loginFlags) run(ctx context.Context, e env) error {
 	}
 	display.signedIn(claims, tokens)
 	if !f.json {
-		return nil
+		return f.offerNotMe(ctx, e, attempt, tokens)
 	}
 	return printJSON(e.Stdout, loginResult{
 		Claims: claims, TokenType: tokens.TokenType,
 		GrantType: device.Grant, Scope: tokens.Scope, ExpiresIn: tokens.ExpiresIn,
 	})
+}
+
+// offerNotMe lets a person at a terminal refuse the account before anything uses the tokens:
+// somebody else may have approved what this screen showed.
+func (f *loginFlags) offerNotMe(ctx context.Context, e env, attempt *player.Attempt, tokens *player.Tokens) error {
+	if !isTerminal(e.Stdin) || !isTerminal(e.Stdout) {
+		return nil
+	}
+	p := &person{in: bufio.NewReader(e.Stdin), out: e.Stdout}
+	said, err := p.ask(ctx, "\nIs this not you? Type n and Enter to end the sign-in; Enter alone keeps it: ")
+	if err != nil || !strings.HasPrefix(strings.ToLower(said), "n") {
+		// The sign-in is done; leaving the question open changes nothing.
+		return nil
+	}
+	if err := attempt.Revoke(ctx, tokens); err != nil {
+		return err
+	}
+	return errNotMe
 }
 
 // loginResult is what `login --json` prints.
@@ -103,6 +123,10 @@ func (f *loginFlags) device() (*player.ConsumptionDevice, error) {
 	if f.issuer == "" || f.clientID == "" {
 		return nil, usagef("--issuer and --client-id are required; see qrgrant help login")
 	}
+	issuer := strings.TrimSuffix(f.issuer, "/")
+	if err := checkIssuer(issuer); err != nil {
+		return nil, err
+	}
 	grants := map[string]string{"qr": player.GrantQR, "device": player.GrantDevice}
 	grant, known := grants[f.grant]
 	if !known {
@@ -113,7 +137,7 @@ func (f *loginFlags) device() (*player.ConsumptionDevice, error) {
 		return nil, err
 	}
 	return &player.ConsumptionDevice{
-		Issuer: strings.TrimSuffix(f.issuer, "/"), ClientID: f.clientID, ClientSecret: secret,
+		Issuer: issuer, ClientID: f.clientID, ClientSecret: secret,
 		Grant: grant, Scopes: strings.Fields(f.scope), DeviceName: f.deviceName,
 		HTTP: &http.Client{Timeout: requestTimeout},
 	}, nil

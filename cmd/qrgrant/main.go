@@ -56,7 +56,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for an orderly end; the second one is the system's own and kills.
 	context.AfterFunc(ctx, stop)
-	e := env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Command: "qrgrant"}
+	e := env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Command: os.Args[0]}
 	if strings.Contains(os.Args[0], "go-build") {
 		e.Command = "go run ./cmd/qrgrant"
 	}

@@ -93,6 +93,9 @@ func (f *phoneFlags) read() (player.Reference, *player.Approver, error) {
 		return player.Reference{}, nil, usagef("--check-code is %q; it must be two digits, from 10 to 99", f.checkCode)
 	}
 	issuer := strings.TrimSuffix(f.issuer, "/")
+	if err := checkIssuer(issuer); err != nil {
+		return player.Reference{}, nil, err
+	}
 	ref, err := player.ReadReference(issuer, f.payload)
 	if err != nil {
 		return player.Reference{}, nil, err
@@ -208,7 +211,9 @@ func showContext(out io.Writer, user string, claim *player.Claim) {
 		line(label, scope.Text)
 	}
 	line("If yes", c.Consequence)
-	line("Warnings", strings.Join(c.Warnings, ", "))
+	for _, id := range c.Warnings {
+		line("Careful", warningInWords(id))
+	}
 	fmt.Fprintln(out)
 }
 
@@ -220,6 +225,19 @@ func verifiedInWords(how string) string {
 		return "proved by its device"
 	}
 	return "its name is not verified"
+}
+
+// warningInWords explains the warnings this program knows; a newer server may have others.
+func warningInWords(id string) string {
+	switch id {
+	case "client_unverified":
+		return "any program can use the name of this app"
+	case "entry_typed":
+		return "you typed the code; never type one that somebody else gave you"
+	case "entry_link":
+		return "the code came as a link; never follow one that somebody else sent you"
+	}
+	return id
 }
 
 func nonEmpty(parts ...string) []string {

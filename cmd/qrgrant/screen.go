@@ -25,12 +25,22 @@ type screen struct {
 }
 
 func newScreen(out io.Writer) *screen {
-	file, isFile := out.(*os.File)
+	return &screen{out: out, terminal: isTerminal(out)}
+}
+
+// isTerminal reports whether a person is at the other end of a stream.
+func isTerminal(stream any) bool {
+	file, isFile := stream.(*os.File)
 	if !isFile {
-		return &screen{out: out}
+		return false
 	}
 	info, err := file.Stat()
-	return &screen{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	// The null device is a character device too.
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // open shows a new attempt.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -80,6 +81,14 @@ func serveVerb() verb {
 func (f *serveFlags) run(ctx context.Context, e env) error {
 	if f.db == "" || f.config == "" {
 		return usagef("--db and --config are required; see qrgrant help serve, or try qrgrant dev")
+	}
+	if _, _, err := net.SplitHostPort(f.addr); err != nil {
+		return usagef("--addr is %q; it must be HOST:PORT, such as 127.0.0.1:8080", f.addr)
+	}
+	if f.issuer != "" {
+		if err := checkIssuer(f.issuer); err != nil {
+			return err
+		}
 	}
 	// Passwords and tokens would cross the network in the clear.
 	if !isLoopback(f.addr) && len(f.proxies) == 0 {

@@ -184,7 +184,7 @@ func openStore(path string) (storage.Store, error) {
 	case errors.Is(err, bolt.ErrCorrupt):
 		return nil, fmt.Errorf("%s is damaged and was left untouched; restore it from a backup, or choose another file with --db", path)
 	case err != nil:
-		return nil, fmt.Errorf("cannot open the database: %w", err)
+		return nil, fmt.Errorf("cannot open the database, check --db: %w", err)
 	}
 	return store, nil
 }

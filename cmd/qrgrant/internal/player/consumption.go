@@ -54,8 +54,10 @@ type Attempt struct {
 	// Lifetime is how long the attempt can be claimed, from expires_in.
 	Lifetime time.Duration
 
-	device     *ConsumptionDevice
-	provider   *oidc.Provider
+	device   *ConsumptionDevice
+	provider *oidc.Provider
+	// revokeAt is empty when the server does not say.
+	revokeAt   string
 	cancelAt   string
 	deviceCode string
 	verifier   string
@@ -92,6 +94,13 @@ type frame struct {
 	Image   string `json:"image"`
 }
 
+// GrantMismatchError reports that the client is registered for the other of the two grants.
+type GrantMismatchError struct{ ClientID string }
+
+func (e *GrantMismatchError) Error() string {
+	return fmt.Sprintf("the client %q is registered for the other grant", e.ClientID)
+}
+
 // Open asks the server for a new sign-in attempt. PKCE and a nonce are always sent.
 func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 	provider, err := discoverOIDC(ctx, d.HTTP, d.Issuer)
@@ -102,13 +111,28 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 	if err != nil {
 		return nil, err
 	}
+	var metadata struct {
+		RevocationEndpoint string `json:"revocation_endpoint"`
+	}
+	if err := provider.Claims(&metadata); err != nil {
+		return nil, fmt.Errorf("read the OpenID metadata of %s: %w", d.Issuer, err)
+	}
 	a := &Attempt{
-		device: d, provider: provider, cancelAt: qr.CancelEndpoint,
+		device: d, provider: provider, cancelAt: qr.CancelEndpoint, revokeAt: metadata.RevocationEndpoint,
 		verifier: oauth2.GenerateVerifier(), nonce: oauth2.GenerateVerifier(),
 	}
-	got, err := d.post(ctx, provider.Endpoint().DeviceAuthURL, d.openForm(a), nil)
-	if err != nil {
+	if err := a.open(ctx); err != nil {
 		return nil, err
+	}
+	return a, nil
+}
+
+// open sends the request and takes over the answer.
+func (a *Attempt) open(ctx context.Context) error {
+	d := a.device
+	got, err := d.post(ctx, a.provider.Endpoint().DeviceAuthURL, d.openForm(a), nil)
+	if err != nil {
+		return err
 	}
 	var opened struct {
 		DeviceCode              string `json:"device_code"`
@@ -120,7 +144,7 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 		QR                      frame  `json:"qr"`
 	}
 	if err := got.decode(&opened); err != nil {
-		return nil, err
+		return err
 	}
 	a.deviceCode, a.UserCode = opened.DeviceCode, opened.UserCode
 	a.VerificationURI, a.VerificationURIComplete = opened.VerificationURI, opened.VerificationURIComplete
@@ -133,11 +157,15 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 	if opened.Interval > 0 {
 		a.interval = time.Duration(opened.Interval) * time.Second
 	}
+	if (a.Payload == "") == (d.Grant == GrantQR) {
+		// The server knows the client's grant; only a poll would tell, and then too late.
+		return &GrantMismatchError{ClientID: d.ClientID}
+	}
 	if a.Payload == "" {
 		// A strict RFC 8628 answer has no rotating frame; the QR code is the link with the code.
 		a.Payload = a.VerificationURIComplete
 	}
-	return a, nil
+	return nil
 }
 
 func (d *ConsumptionDevice) openForm(a *Attempt) url.Values {
@@ -281,6 +309,22 @@ func (a *Attempt) Cancel(ctx context.Context) error {
 		return err
 	}
 	return got.decode(&struct{}{})
+}
+
+// Revoke ends the sign-in at the server: its session and every token of it. A person who finds
+// somebody else's account on the PC says "not me", and nothing of it may stay usable.
+func (a *Attempt) Revoke(ctx context.Context, tokens *Tokens) error {
+	if a.revokeAt == "" {
+		return errors.New("the server does not say where to end a sign-in")
+	}
+	got, err := a.device.post(ctx, a.revokeAt, url.Values{"token": {tokens.AccessToken}}, nil)
+	if err != nil {
+		return err
+	}
+	if got.status != http.StatusOK {
+		return got.refusal()
+	}
+	return nil
 }
 
 // Verify checks the ID token against the issuer's keys, this client and this attempt's

@@ -20,11 +20,15 @@ import (
 // they came. It is a RoundTripper, so that the clock can be a test's.
 type script struct {
 	polls []func() (*http.Response, error)
-	start time.Time
+	// device answers as to a client of the device grant.
+	device bool
+	start  time.Time
 	// at is when each poll came, in seconds since the start.
 	at []int
 	// forms are what the polls sent.
 	forms []url.Values
+	// revoked are the tokens sent to the revocation endpoint.
+	revoked []string
 }
 
 func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -38,11 +42,11 @@ func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
 func (s *script) answer(req *http.Request) (*http.Response, error) {
 	switch req.URL.Path {
 	case "/.well-known/openid-configuration":
-		return reply(200, `{"issuer":"`+issuer+`","token_endpoint":"`+issuer+`/token","device_authorization_endpoint":"`+issuer+`/device_authorization","jwks_uri":"`+issuer+`/jwks"}`), nil
+		return reply(200, `{"issuer":"`+issuer+`","token_endpoint":"`+issuer+`/token","device_authorization_endpoint":"`+issuer+`/device_authorization","revocation_endpoint":"`+issuer+`/revoke","jwks_uri":"`+issuer+`/jwks"}`), nil
 	case "/.well-known/qr-configuration":
 		return reply(200, `{"issuer":"`+issuer+`","cancel_endpoint":"`+issuer+`/qr/cancel"}`), nil
 	case "/device_authorization":
-		return reply(200, `{"device_code":"secret","user_code":"BCDF-GHJK","verification_uri":"`+issuer+`/device","expires_in":240,"interval":5,"qr":{"payload":"`+issuer+`/Q#1A","rotate_in":10}}`), nil
+		return reply(200, s.opened()), nil
 	case "/qr/cancel":
 		return reply(200, `{}`), nil
 	}
@@ -54,6 +58,10 @@ func (s *script) answer(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.URL.Path == "/revoke" {
+		s.revoked = append(s.revoked, form.Get("token"))
+		return reply(200, ""), nil
+	}
 	s.forms = append(s.forms, form)
 	s.at = append(s.at, int(time.Since(s.start)/time.Second))
 	if len(s.polls) == 0 {
@@ -62,6 +70,15 @@ func (s *script) answer(req *http.Request) (*http.Response, error) {
 	next := s.polls[0]
 	s.polls = s.polls[1:]
 	return next()
+}
+
+// opened is the answer to a client of the grant that the script plays.
+func (s *script) opened() string {
+	more := `"qr":{"payload":"` + issuer + `/Q#1A","rotate_in":10}`
+	if s.device {
+		more = `"verification_uri_complete":"` + issuer + `/device?user_code=BCDF-GHJK"`
+	}
+	return `{"device_code":"secret","user_code":"BCDF-GHJK","verification_uri":"` + issuer + `/device","expires_in":240,"interval":5,` + more + `}`
 }
 
 func reply(status int, body string) *http.Response {
@@ -94,6 +111,7 @@ const tokens = `{"access_token":"a","token_type":"bearer","expires_in":600}`
 // play opens an attempt with the script as its server and waits for the end.
 func play(t *testing.T, s *script, grant string, show func(player.Update)) (*player.Tokens, error) {
 	t.Helper()
+	s.device = grant == player.GrantDevice
 	device := &player.ConsumptionDevice{Issuer: issuer, ClientID: "cli", Grant: grant, Scopes: []string{"openid"}, HTTP: &http.Client{Transport: s}}
 	attempt, err := device.Open(t.Context())
 	if err != nil {
@@ -239,4 +257,29 @@ func TestAwaitEndsWithItsContext(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestOpenRefusesAClientOfTheOtherGrant(t *testing.T) {
+	t.Parallel()
+	device := &player.ConsumptionDevice{Issuer: issuer, ClientID: "cli", Grant: player.GrantDevice, HTTP: &http.Client{Transport: &script{}}}
+	var mismatch *player.GrantMismatchError
+	if _, err := device.Open(t.Context()); !errors.As(err, &mismatch) {
+		t.Errorf("end %v, want a grant mismatch", err)
+	}
+}
+
+func TestRevokeEndsTheSignIn(t *testing.T) {
+	t.Parallel()
+	s := &script{}
+	device := &player.ConsumptionDevice{Issuer: issuer, ClientID: "cli", Grant: player.GrantQR, HTTP: &http.Client{Transport: s}}
+	attempt, err := device.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := attempt.Revoke(t.Context(), &player.Tokens{AccessToken: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a"}, s.revoked); diff != "" {
+		t.Error(diff)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -88,6 +87,9 @@ func readRedirect(q url.Values, issuer, state string) (string, error) {
 		return "", errors.New("the sign-in came back with another state; start again")
 	case q.Has("iss") && q.Get("iss") != issuer:
 		return "", fmt.Errorf("the sign-in came back from another server than %s; do not go on", issuer)
+	case q.Get("error") == "invalid_scope":
+		// The scopes are the phone's own: a client without them is no phone app.
+		return "", &RefusalError{Status: http.StatusFound, Code: "insufficient_scope"}
 	case q.Get("error") != "":
 		return "", &RefusalError{Status: http.StatusFound, Code: q.Get("error"), Description: q.Get("error_description")}
 	case q.Get("code") == "":
@@ -126,7 +128,7 @@ func (p *Approver) browse(ctx context.Context, start string) (*url.URL, error) {
 		form, found := readForm(page.body)
 		switch {
 		case !found && page.status >= http.StatusBadRequest:
-			return nil, &RefusalError{Status: page.status, Description: title(page.body)}
+			return nil, &RefusalError{Status: page.status, Description: complaint(page.body)}
 		case !found:
 			return nil, errors.New("the server shows a page without a form; sign in with a browser instead")
 		case form.password != "" && page.status == http.StatusTooManyRequests:
@@ -247,17 +249,23 @@ func has(node *html.Node, name string) bool {
 	return false
 }
 
-// title is the page's title, for a page that shows an error.
-func title(page []byte) string {
-	tokens := html.NewTokenizer(io.LimitReader(bytes.NewReader(page), maxAnswer))
-	for {
-		switch tokens.Next() {
-		case html.ErrorToken:
-			return ""
-		case html.StartTagToken:
-			if name, _ := tokens.TagName(); string(name) == "title" && tokens.Next() == html.TextToken {
-				return strings.TrimSpace(string(tokens.Text()))
-			}
+// complaint is what an error page says: its element with the id error, else its title.
+func complaint(page []byte) string {
+	root, err := html.Parse(bytes.NewReader(page))
+	if err != nil {
+		return ""
+	}
+	said := ""
+	for node := range root.Descendants() {
+		if node.Type != html.ElementNode || node.FirstChild == nil || node.FirstChild.Type != html.TextNode {
+			continue
+		}
+		if attribute(node, "id") == "error" {
+			return strings.TrimSpace(node.FirstChild.Data)
+		}
+		if node.Data == "title" {
+			said = strings.TrimSpace(node.FirstChild.Data)
 		}
 	}
+	return said
 }

@@ -52,6 +52,8 @@ type RefusalError struct {
 
 func (e *RefusalError) Error() string {
 	switch {
+	case e.Code == "" && e.Description != "":
+		return "the server says: " + e.Description
 	case e.Code == "":
 		return "the server answered " + strconv.Itoa(e.Status)
 	case e.Description == "":
