@@ -157,19 +157,31 @@ func waitEvents() []event {
 	return []event{
 		{"poll in time", poll(proof(), false), "pending | pending | ready | used | replayed" + late},
 		{"poll early", poll(proof(), true), "slow_down > pending - | slow_down > scanned - | ready | used | replayed" + late},
-		{"poll with a wrong verifier", poll(storage.QRProof{Verifier: "x"}, false),
-			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved"},
-		{"poll without the verifier, early", poll(storage.QRProof{}, true),
-			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved"},
-		{"poll with an unexpected key", poll(storage.QRProof{Verifier: verifier, JKT: "k"}, false),
-			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved"},
+		{
+			"poll with a wrong verifier", poll(storage.QRProof{Verifier: "x"}, false),
+			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved",
+		},
+		{
+			"poll without the verifier, early", poll(storage.QRProof{}, true),
+			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved",
+		},
+		{
+			"poll with an unexpected key", poll(storage.QRProof{Verifier: verifier, JKT: "k"}, false),
+			bindingFailed + " | replayed | replayed | unproved | unproved | unproved | unproved | unproved | unproved",
+		},
 		{"redeem", redeeming(proof()), "pending | pending | ready > redeemed qr.redeemed | used | used" + late},
-		{"redeem with a wrong verifier", redeeming(storage.QRProof{Verifier: "x"}),
-			bindingFailed + " | used | used | unproved | unproved | unproved | unproved | unproved | unproved"},
-		{"cancel", func(s *storage.QRSession, now time.Time) string { return cancelWord(s.Cancel(now)) },
-			"done > cancelled qr.cancelled | done > cancelled qr.cancelled | done > cancelled qr.cancelled | redeemed | redeemed | done | done | done | done | done | done"},
-		{"abort", aborting,
-			"ok > aborted qr.revoked | ok > aborted qr.revoked | ok > aborted qr.revoked | redeemed | redeemed | denied | cancelled | aborted | expired | expired | expired"},
+		{
+			"redeem with a wrong verifier", redeeming(storage.QRProof{Verifier: "x"}),
+			bindingFailed + " | used | used | unproved | unproved | unproved | unproved | unproved | unproved",
+		},
+		{
+			"cancel", func(s *storage.QRSession, now time.Time) string { return cancelWord(s.Cancel(now)) },
+			"done > cancelled qr.cancelled | done > cancelled qr.cancelled | done > cancelled qr.cancelled | redeemed | redeemed | done | done | done | done | done | done",
+		},
+		{
+			"abort", aborting,
+			"ok > aborted qr.revoked | ok > aborted qr.revoked | ok > aborted qr.revoked | redeemed | redeemed | denied | cancelled | aborted | expired | expired | expired",
+		},
 		{"sweep", sweeping, "no | no | no | no | no | no | no | no | no | logged > expired qr.expired | logged > expired qr.expired"},
 	}
 }
@@ -182,16 +194,26 @@ func phoneEvents() []event {
 		{"scan by bob", scanning("bob", true), "claimed > scanned qr.scanned | taken | taken" + ended},
 		{"scan by bob with an old frame", scanning("bob", false), "stale | taken | taken" + ended},
 		{"approve", deciding(decision(storage.QRApprove, "ann", 1)), "unknown | approved > approved qr.approved" + decided},
-		{"deny", deciding(decision(storage.QRDeny, "ann", 1)),
-			"unknown | denied > denied qr.denied | denied > denied qr.denied | gone | gone | denied | gone | gone | unknown | gone | gone"},
-		{"report", deciding(decision(storage.QRReport, "ann", 1)),
-			"unknown | denied > denied qr.reported | denied > denied qr.reported | gone | gone | denied > denied qr.reported | gone | gone | unknown | gone | gone"},
-		{"approve with a wrong code", deciding(decisionWith(func(d *storage.QRDecision) { d.CodeEqual = false })),
-			"unknown | mismatch > scanned qr.code_failed" + decided},
-		{"approve with a malformed code", deciding(decisionWith(func(d *storage.QRDecision) { d.CodeMalformed, d.CodeEqual = true, false })),
-			"unknown | malformed" + decided},
-		{"approve another context with a wrong code", deciding(decisionWith(func(d *storage.QRDecision) { d.DigestEqual, d.CodeEqual = false, false })),
-			"unknown | changed" + decided},
+		{
+			"deny", deciding(decision(storage.QRDeny, "ann", 1)),
+			"unknown | denied > denied qr.denied | denied > denied qr.denied | gone | gone | denied | gone | gone | unknown | gone | gone",
+		},
+		{
+			"report", deciding(decision(storage.QRReport, "ann", 1)),
+			"unknown | denied > denied qr.reported | denied > denied qr.reported | gone | gone | denied > denied qr.reported | gone | gone | unknown | gone | gone",
+		},
+		{
+			"approve with a wrong code", deciding(decisionWith(func(d *storage.QRDecision) { d.CodeEqual = false })),
+			"unknown | mismatch > scanned qr.code_failed" + decided,
+		},
+		{
+			"approve with a malformed code", deciding(decisionWith(func(d *storage.QRDecision) { d.CodeMalformed, d.CodeEqual = true, false })),
+			"unknown | malformed" + decided,
+		},
+		{
+			"approve another context with a wrong code", deciding(decisionWith(func(d *storage.QRDecision) { d.DigestEqual, d.CodeEqual = false, false })),
+			"unknown | changed" + decided,
+		},
 		{"approve with another handle", deciding(decision(storage.QRApprove, "ann", 9)), unknown},
 		{"deny with another handle", deciding(decision(storage.QRDeny, "ann", 9)), unknown},
 		{"deny by bob with ann's handle", deciding(decision(storage.QRDeny, "bob", 1)), unknown},

@@ -52,7 +52,7 @@ func BenchmarkGroupCommit(b *testing.B) {
 		b.Run(fmt.Sprintf("writers=%d", n), func(b *testing.B) {
 			store := benchStore(b)
 			writers(b, n, func(i int) error {
-				return store.PutToken(context.Background(), crashToken(i, storage.TokenAccess))
+				return store.PutToken(b.Context(), crashToken(i, storage.TokenAccess))
 			})
 		})
 	}
@@ -95,7 +95,7 @@ func BenchmarkRedeem(b *testing.B) {
 				b.Fatalf("more than %d redemptions", made)
 			}
 			for from := 1; from <= b.N; from += 500 {
-				err := store.Tx(context.Background(), func(ctx context.Context) error {
+				err := store.Tx(b.Context(), func(ctx context.Context) error {
 					for i := from; i < min(from+500, b.N+1); i++ {
 						qs := crashSession(i)
 						err := errors.Join(store.CreateQRSession(ctx, qs), benchStep(ctx, store, qs.ID, claim), benchStep(ctx, store, qs.ID, decideYes))
@@ -139,7 +139,7 @@ func BenchmarkLogin(b *testing.B) {
 		b.Run(fmt.Sprintf("writers=%d", n), func(b *testing.B) {
 			store := benchStore(b)
 			writers(b, n, func(i int) error {
-				ctx, qs := context.Background(), crashSession(i)
+				ctx, qs := b.Context(), crashSession(i)
 				return errors.Join(
 					store.CreateQRSession(ctx, qs), benchStep(ctx, store, qs.ID, claim),
 					benchStep(ctx, store, qs.ID, decideYes), redeemInUnit(store, i, qs.ID),
@@ -159,7 +159,7 @@ func BenchmarkPendingRead(b *testing.B) {
 		}
 	}
 	writers(b, runtime.GOMAXPROCS(0), func(i int) error {
-		_, err := store.QRSession(context.Background(), crashSession(i%sessions).ID)
+		_, err := store.QRSession(b.Context(), crashSession(i%sessions).ID)
 		return err
 	})
 }
@@ -181,7 +181,7 @@ func BenchmarkOpening(b *testing.B) {
 			b.Fatal("more sessions than memory may hold")
 		}
 		qs := opening(i, instant())
-		if err := store.CreateQRSession(context.Background(), qs); err != nil {
+		if err := store.CreateQRSession(b.Context(), qs); err != nil {
 			b.Fatal(err)
 		}
 	}

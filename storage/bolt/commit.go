@@ -123,7 +123,10 @@ func (c *committer) take() []*request {
 	defer c.mu.Unlock()
 	n := min(len(c.queue), maxBatch)
 	batch := c.queue[:n:n]
-	c.queue = c.queue[n:]
+	if c.queue = c.queue[n:]; len(c.queue) == 0 {
+		// Otherwise the array would keep what was written alive.
+		c.queue = nil
+	}
 	return batch
 }
 

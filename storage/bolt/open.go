@@ -217,7 +217,7 @@ func verifyOpen(path string, db *bbolt.DB) error {
 		if err != nil {
 			return fmt.Errorf("storage/bolt: %w", err)
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		if err := verifyPages(file, tx, db.Info().PageSize); err != nil {
 			return fmt.Errorf("database %s %w (%w)", path, ErrCorrupt, err)
 		}
@@ -268,7 +268,7 @@ func blankMetas(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	head := make([]byte, 64)
 	n, err := file.ReadAt(head, 0)
 	return err == nil && n == len(head) && len(bytes.Trim(head[16:], "\x00")) == 0

@@ -30,14 +30,14 @@ func openStore(t *testing.T) (storage.Store, func() storage.Store) {
 }
 
 // mustOpen opens a store and closes it, and checks its indexes, when the test ends.
-func mustOpen(t testing.TB, path string, o bolt.Options) *bolt.Store {
+func mustOpen(t *testing.T, path string, o bolt.Options) *bolt.Store {
 	t.Helper()
 	store, err := bolt.Open(path, o)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
 	t.Cleanup(func() {
-		if store.Health(context.Background()) == nil {
+		if store.Health(context.WithoutCancel(t.Context())) == nil {
 			if err := store.Check(); err != nil {
 				t.Errorf("Check: %v", err)
 			}

@@ -91,14 +91,18 @@ func scanRace(t *testing.T, open Open) {
 				return nil
 			})
 			wantErr(t, err, nil)
-			if outcome == storage.QRScanClaimed {
-				claims.Add(1)
-			} else if outcome == storage.QRScanTaken {
-				taken.Add(1)
-			}
+			claims.Add(count(outcome == storage.QRScanClaimed))
+			taken.Add(count(outcome == storage.QRScanTaken))
 		})
 		wantEqual(t, []int64{claims.Load(), taken.Load()}, []int64{1, 63})
 	}
+}
+
+func count(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func decideRace(t *testing.T, open Open) {
