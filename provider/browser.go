@@ -23,9 +23,9 @@ const (
 	formCookie    = "qrgrant-form"
 	// formLifetime is how long a page may stay open before it is sent.
 	formLifetime = time.Hour
-	// acrPassword and amrPassword say how a person signed in with a password (RFC 8176).
-	acrPassword = "urn:qrgrant:acr:password"
-	amrPassword = "pwd"
+	// acrOneFactor and amrPassword say how a person signed in with a password (RFC 8176).
+	acrOneFactor = "urn:qrgrant:acr:password"
+	amrPassword  = "pwd"
 )
 
 // browser is what a request's cookies say.
@@ -51,18 +51,15 @@ func (p *Provider) cookieName(name string) string {
 	return name
 }
 
+// setCookie sets a cookie for as long as the browser runs; an empty value removes it.
 func (p *Provider) setCookie(w http.ResponseWriter, name, value string) {
-	http.SetCookie(w, &http.Cookie{
-		Name: p.cookieName(name), Value: value, Path: "/", HttpOnly: true,
-		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
-	})
-}
-
-func (p *Provider) dropCookie(w http.ResponseWriter, name string) {
-	http.SetCookie(w, &http.Cookie{
-		Name: p.cookieName(name), Path: "/", MaxAge: -1, HttpOnly: true,
-		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
-	})
+	c := &http.Cookie{Name: p.cookieName(name), Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode} //nolint:gosec // G124: Secure is set below.
+	// A browser drops a Secure cookie of a plain loopback page.
+	c.Secure = p.issuer.Scheme == "https"
+	if value == "" {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
 }
 
 // browserOf reads the cookies. A browser without a form cookie gets one: it holds nothing but
@@ -139,7 +136,7 @@ func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *stor
 		CookieHash: sha256.Sum256([]byte(cookie)),
 		AuthTime:   now.Truncate(time.Second),
 		AMR:        []string{amrPassword},
-		ACR:        acrPassword,
+		ACR:        acrOneFactor,
 		CreatedAt:  now,
 		ExpiresAt:  now.Add(p.config.SessionLifetime + codeLifetime + p.config.RefreshTokenLifetime),
 	}

@@ -106,7 +106,7 @@ func (c *Config) defaults() {
 		}
 	}
 	if c.Now == nil {
-		c.Now = time.Now
+		c.Now = time.Now //nolint:forbidigo // This is where the clock is configured.
 	}
 	if c.After == nil {
 		c.After = time.After

@@ -83,7 +83,7 @@ func (p *Provider) describe() error {
 func (p *Provider) describeOpenID(m *metadata) {
 	no := false
 	m.Userinfo = p.urlOf(routeUserinfo)
-	m.ACRValues = []string{acrPassword}
+	m.ACRValues = []string{acrOneFactor}
 	m.SubjectTypes = []string{"public"}
 	m.IDTokenAlgs = []string{"ES256", "RS256"}
 	// Without "none" here a relying party that could sign its request does not try to send an

@@ -59,7 +59,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, err)
 		return
 	}
-	req, parseErr, isAuthorize := p.authorizeFor(r.Context(), next)
+	req, isAuthorize, parseErr := p.authorizeFor(r.Context(), next)
 	if user == nil {
 		p.signInPage(w, r, b, signInView{Next: next, Login: r.PostForm.Get("login"), Fault: "The user name or the password is wrong.", client: req})
 		return
@@ -70,7 +70,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case !isAuthorize:
-		http.Redirect(w, r, next, http.StatusSeeOther)
+		http.Redirect(w, r, next, http.StatusSeeOther) //nolint:gosec // G710: checkForm has just found our seal on it
 	case parseErr != nil:
 		p.refuseAuthorize(w, r, req, parseErr)
 	default:

@@ -19,6 +19,6 @@ func (p *Provider) logout(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, err)
 		return
 	}
-	p.dropCookie(w, sessionCookie)
+	p.setCookie(w, sessionCookie, "")
 	p.render(w, r, http.StatusOK, "result", resultView{Heading: "You are signed out", Sentence: "You can close this page."})
 }

@@ -35,9 +35,13 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	r = r.WithContext(fositestore.WithClient(r.Context(), client))
+	p.grantTokens(w, r.WithContext(fositestore.WithClient(r.Context(), client)), client, values)
+}
+
+// grantTokens answers a request whose client is authenticated and may use the grant.
+func (p *Provider) grantTokens(w http.ResponseWriter, r *http.Request, client fositestore.Client, values url.Values) {
 	if isDeviceGrant(values.Get("grant_type")) {
-		p.deviceToken(w, r, client, values)
+		p.deviceTokens(w, r, client, values) //nolint:contextcheck // The context of qr.Poll descends from the request's.
 		return
 	}
 	answer, err := p.issue(r.Context(), r, values)
@@ -48,8 +52,8 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	writeTokens(w, answer)
 }
 
-// deviceToken is the token request of a consumption device.
-func (p *Provider) deviceToken(w http.ResponseWriter, r *http.Request, client fositestore.Client, values url.Values) {
+// deviceTokens answers a consumption device.
+func (p *Provider) deviceTokens(w http.ResponseWriter, r *http.Request, client fositestore.Client, values url.Values) {
 	ctx, ready := p.qr.Poll(w, r, client, values)
 	if !ready {
 		return

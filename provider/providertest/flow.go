@@ -57,16 +57,16 @@ func (r *Reply) Hidden(name string) string {
 // Do sends a request and reads the answer. It may be called from any goroutine but reports
 // failures of the transport to the test.
 func (s *Server) Do(c *http.Client, req *http.Request) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	resp, err := c.Do(req)
 	if err != nil {
-		s.t.Errorf("providertest: %v", err)
+		s.tb.Errorf("providertest: %v", err)
 		return &Reply{Header: http.Header{}}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		s.t.Errorf("providertest: %v", err)
+		s.tb.Errorf("providertest: %v", err)
 	}
 	return &Reply{Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
 }
@@ -82,26 +82,26 @@ func (s *Server) URL(path string) string {
 
 // Get sends a GET.
 func (s *Server) Get(ctx context.Context, c *http.Client, path string) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL(path), nil)
-	must(s.t, err)
+	must(s.tb, err)
 	return s.Do(c, req)
 }
 
 // Post sends a form.
 func (s *Server) Post(ctx context.Context, c *http.Client, path string, form url.Values) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL(path), strings.NewReader(form.Encode()))
-	must(s.t, err)
+	must(s.tb, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	return s.Do(c, req)
 }
 
 // PostAs sends a form as a confidential client with HTTP Basic.
 func (s *Server) PostAs(ctx context.Context, clientID, path string, form url.Values) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL(path), strings.NewReader(form.Encode()))
-	must(s.t, err)
+	must(s.tb, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth(url.QueryEscape(clientID), url.QueryEscape(ClientSecret))
 	return s.Do(s.Client(), req)
@@ -109,16 +109,16 @@ func (s *Server) PostAs(ctx context.Context, clientID, path string, form url.Val
 
 // Bearer sends a GET with an access token.
 func (s *Server) Bearer(ctx context.Context, path, token string) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL(path), nil)
-	must(s.t, err)
+	must(s.tb, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	return s.Do(s.Client(), req)
 }
 
 // SignIn fills in the sign-in form on page as Alice and sends it.
 func (s *Server) SignIn(ctx context.Context, browser *http.Client, page *Reply) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	return s.Post(ctx, browser, "/login", url.Values{
 		"csrf": {page.Hidden("csrf")}, "next": {page.Hidden("next")},
 		"login": {AliceLogin}, "password": {AlicePassword},
@@ -149,7 +149,7 @@ func AuthorizeQuery(clientID, scope, challenge string) url.Values {
 // Code runs the authorization request in the browser, signing in and consenting as asked, and
 // returns the redirect to the client.
 func (s *Server) Code(ctx context.Context, browser *http.Client, query url.Values) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	reply := s.Get(ctx, browser, "/authorize?"+query.Encode())
 	if reply.Hidden("next") != "" {
 		reply = s.SignIn(ctx, browser, reply)
@@ -172,7 +172,7 @@ type Tokens struct {
 
 // Redeem redeems the code of a redirect as a seeded client.
 func (s *Server) Redeem(ctx context.Context, clientID string, redirect *Reply, verifier string) *Reply {
-	s.t.Helper()
+	s.tb.Helper()
 	form := url.Values{"grant_type": {"authorization_code"}, "code": {redirect.Location().Query().Get("code")}, "redirect_uri": {RedirectURI}}
 	if verifier != "" {
 		form.Set("code_verifier", verifier)
@@ -187,20 +187,20 @@ func (s *Server) Redeem(ctx context.Context, clientID string, redirect *Reply, v
 
 // SignedIn runs the whole code flow with PKCE for Alice in the browser and returns the tokens.
 func (s *Server) SignedIn(ctx context.Context, browser *http.Client, clientID, scope string) Tokens {
-	s.t.Helper()
+	s.tb.Helper()
 	verifier, challenge := Verifier()
 	redirect := s.Code(ctx, browser, AuthorizeQuery(clientID, scope, challenge))
 	reply := s.Redeem(ctx, clientID, redirect, verifier)
 	if reply.Status != http.StatusOK {
-		s.t.Fatalf("providertest: %s got %d %s (redirect %q, page %q)", clientID, reply.Status, reply.Body, redirect.Header.Get("Location"), redirect.Body)
+		s.tb.Fatalf("providertest: %s got %d %s (redirect %q, page %q)", clientID, reply.Status, reply.Body, redirect.Header.Get("Location"), redirect.Body)
 	}
 	var tokens Tokens
-	must(s.t, json.Unmarshal([]byte(reply.Body), &tokens))
+	must(s.tb, json.Unmarshal([]byte(reply.Body), &tokens))
 	return tokens
 }
 
 // ApproverToken returns an access token of the phone app that may approve sign-ins.
 func (s *Server) ApproverToken(ctx context.Context) string {
-	s.t.Helper()
+	s.tb.Helper()
 	return s.SignedIn(ctx, s.Browser(), "phone", approverScope()).AccessToken
 }

@@ -89,21 +89,21 @@ func Alice() *storage.User {
 	}
 }
 
-func seed(ctx context.Context, t testing.TB, store storage.Store, extra []*storage.Client, now time.Time) {
-	t.Helper()
+func seed(ctx context.Context, tb testing.TB, store storage.Store, extra []*storage.Client, now time.Time) {
+	tb.Helper()
 	for _, c := range append(Clients(), extra...) {
-		must(t, store.PutClient(ctx, c))
+		must(tb, store.PutClient(ctx, c))
 	}
-	must(t, store.PutUser(ctx, Alice()))
+	must(tb, store.PutUser(ctx, Alice()))
 	err := store.PutKey(ctx, &storage.Key{ID: "test-rs256", Use: storage.KeySigning, Algorithm: "RS256", Secret: testKey, CreatedAt: now})
 	if !errors.Is(err, storage.ErrConflict) {
-		must(t, err)
+		must(tb, err)
 	}
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(fmt.Errorf("providertest: %w", err))
+		tb.Fatal(fmt.Errorf("providertest: %w", err))
 	}
 }

@@ -42,23 +42,23 @@ type Server struct {
 	// HTTP is the listener; HTTP.Client() trusts its certificate.
 	HTTP *httptest.Server
 
-	t testing.TB
+	tb testing.TB
 }
 
 // NewServer runs a provider until the test ends.
-func NewServer(t testing.TB, o Options) *Server {
-	t.Helper()
-	s := &Server{t: t, Clock: NewClock(), Store: o.Store}
+func NewServer(tb testing.TB, o Options) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, Clock: NewClock(), Store: o.Store}
 	if s.Store == nil {
-		store, err := bolt.Open(filepath.Join(t.TempDir(), "test.db"), bolt.Options{})
-		must(t, err)
-		t.Cleanup(func() { must(t, store.Close()) })
+		store, err := bolt.Open(filepath.Join(tb.TempDir(), "test.db"), bolt.Options{})
+		must(tb, err)
+		tb.Cleanup(func() { must(tb, store.Close()) })
 		s.Store = store
 	}
 	if o.Wrap != nil {
 		s.Store = o.Wrap(s.Store)
 	}
-	seed(t.Context(), t, s.Store, o.Clients, s.Clock.Now())
+	seed(tb.Context(), tb, s.Store, o.Clients, s.Clock.Now())
 
 	s.HTTP = httptest.NewUnstartedServer(nil)
 	scheme := "https://"
@@ -71,8 +71,8 @@ func NewServer(t testing.TB, o Options) *Server {
 		o.Change(&config)
 	}
 	var err error
-	s.Provider, err = provider.New(t.Context(), config)
-	must(t, err)
+	s.Provider, err = provider.New(tb.Context(), config)
+	must(tb, err)
 	s.HTTP.Config.Handler = s.Provider
 	s.HTTP.Config.ReadHeaderTimeout = 10 * time.Second
 	s.start(o.HTTP)
@@ -85,9 +85,9 @@ func (s *Server) start(plain bool) {
 	} else {
 		s.HTTP.StartTLS()
 	}
-	s.t.Cleanup(func() {
+	s.tb.Cleanup(func() {
 		// The provider first: it ends held polls, which the listener would wait for.
-		must(s.t, s.Provider.Close())
+		must(s.tb, s.Provider.Close())
 		s.HTTP.Close()
 	})
 }
@@ -103,7 +103,7 @@ func (s *Server) Client() *http.Client {
 func (s *Server) Browser() *http.Client {
 	c := s.Client()
 	jar, err := cookiejar.New(nil)
-	must(s.t, err)
+	must(s.tb, err)
 	c.Jar = jar
 	return c
 }
