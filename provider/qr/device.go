@@ -3,6 +3,7 @@ package qr
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -107,7 +108,8 @@ func unbuilt(r *http.Request, values url.Values) *TokenError {
 	switch {
 	case len(r.Header.Values("DPoP")) > 0 || values.Get("dpop_jkt") != "":
 		return invalidRequest("DPoP is not supported by this server.")
-	case values.Get("resource") != "":
+	case values.Has("resource"):
+		// Has, because the one parameter that may be repeated may begin with an empty value.
 		return tokenError(http.StatusBadRequest, "invalid_target", "Resource indicators are not supported by this server.")
 	}
 	return nil
@@ -279,11 +281,14 @@ func request(values url.Values, client fosite.Client, grant storage.QRGrant, pol
 		BindingMessage: cleanText(values.Get("binding_message"), maxText),
 		DeviceName:     cleanText(values.Get("device_name"), maxText),
 	}
-	if q.Lifetime == 0 {
+	switch {
+	case q.Lifetime == 0 && grant == storage.QRGrantDevice:
+		q.Lifetime = storage.DeviceLifetime
+	case q.Lifetime == 0:
 		q.Lifetime = storage.QRLifetime
-		if grant == storage.QRGrantDevice {
-			q.Lifetime = storage.DeviceLifetime
-		}
+	case q.Lifetime < storage.MinLifetime:
+		// No time would be left to claim it.
+		return nil, serverError(fmt.Errorf("qr: client %q has a lifetime under %s", q.ClientID, storage.MinLifetime))
 	}
 	if len(q.Nonce) > 0 && len(q.Nonce) < policy.MinNonce {
 		return nil, invalidRequest("The nonce is too short.")
