@@ -1,0 +1,47 @@
+package provider_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/qrgrant/qrgrant/provider/providertest"
+)
+
+// BenchmarkPendingPoll is what a waiting device costs, HTTP server left out.
+func BenchmarkPendingPoll(b *testing.B) {
+	s := providertest.NewServer(b, providertest.Options{})
+	start := s.Post(b.Context(), s.Client(), "/device_authorization", url.Values{"client_id": {"tv"}, "scope": {"openid"}})
+	body := url.Values{
+		"client_id": {"tv"}, "grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "device_code": {start.Text("device_code")},
+	}.Encode()
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		s.Provider.ServeHTTP(w, r)
+		if w.Code != http.StatusBadRequest {
+			b.Fatal(w.Code)
+		}
+	}
+}
+
+// BenchmarkRefresh is a rotation with a new ID token: one commit and one ES256 signature.
+func BenchmarkRefresh(b *testing.B) {
+	s := providertest.NewServer(b, providertest.Options{})
+	token := s.SignedIn(b.Context(), s.Browser(), "web", "openid offline_access").RefreshToken
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.SetBasicAuth("web", providertest.ClientSecret)
+		w := httptest.NewRecorder()
+		s.Provider.ServeHTTP(w, r)
+		if token = (&providertest.Reply{Body: w.Body.String()}).Text("refresh_token"); token == "" {
+			b.Fatal(w.Code, w.Body)
+		}
+	}
+}
