@@ -119,6 +119,23 @@ func TestMemoryIsLimited(t *testing.T) {
 	}
 }
 
+func TestASessionOpenedInADurableUnitLeavesMemory(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	qs := opening(1, instant())
+	if err := store.Tx(t.Context(), func(ctx context.Context) error {
+		return errors.Join(store.CreateQRSession(ctx, qs), store.PutClient(ctx, &storage.Client{ID: "c"}))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.OnDisk(qs.ID); err != nil {
+		t.Errorf("on disk: %v", err)
+	}
+	if pending, codes := store.Stats().PendingSessions, store.Codes(); pending != 0 || codes != 0 {
+		t.Errorf("%d sessions and %d user codes are left in memory", pending, codes)
+	}
+}
+
 func TestUnscannedSessionsAreForgottenAndCounted(t *testing.T) {
 	t.Parallel()
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
