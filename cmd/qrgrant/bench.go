@@ -24,6 +24,13 @@ const benchDetail = `    Every operation is timed in turns with a bare net/http 
     temporary database. --addr measures a running one, which must not limit one address or
     person to less than the load: the limits of a production server end the run.`
 
+// What is measured beside the operations.
+const (
+	benchStart   = "start"
+	benchPending = "pending"
+	benchWaiting = "waiting"
+)
+
 // The bounds of the flags: this is a measurement, not an attack.
 const (
 	maxBenchCallers  = 1024
@@ -35,12 +42,14 @@ const (
 
 // benchFlags is the command line of `qrgrant bench`.
 type benchFlags struct {
-	self, json, quick                     bool
-	addr, clientID, rs256ClientID, phone  string
-	user, passwordFile, dir, only         string
-	pid, rounds, waiting, sessions, start int
-	duration                              time.Duration
-	callers                               counts
+	self, json, quick                    bool
+	addr, clientID, rs256ClientID, phone string
+	user, passwordFile, dir, only        string
+	pid, rounds, waiting, sessions       int
+	// start is the number of cold starts, people that of the persons who approve, with --self.
+	start, people int
+	duration      time.Duration
+	callers       counts
 }
 
 // counts is a flag of numbers with commas between them.
@@ -74,7 +83,7 @@ func benchVerb() verb {
 		summary: "measure a server beside a bare net/http handler",
 		detail:  benchDetail,
 		prepare: func(flags *flag.FlagSet) action {
-			f := benchFlags{callers: counts{1, 32, 128}, start: 9}
+			f := benchFlags{callers: counts{1, 32, 128}, start: 9, people: 4}
 			flags.BoolVar(&f.self, "self", false, "start the server to measure")
 			flags.StringVar(&f.addr, "addr", "", "issuer `URL` of a running server to measure, on this machine")
 			flags.IntVar(&f.pid, "pid", 0, "process `NUMBER` of that server, for its processor time and memory")
@@ -90,17 +99,19 @@ func benchVerb() verb {
 			flags.IntVar(&f.rounds, "rounds", 3, "`NUMBER` of turns with the bare handler")
 			flags.IntVar(&f.waiting, "waiting", 5000, "`NUMBER` of PCs that wait in long polls; 0 leaves that out")
 			flags.IntVar(&f.sessions, "sessions", 50_000, "`NUMBER` of pending sessions to weigh; 0 leaves that out")
-			flags.StringVar(&f.only, "only", "", "`OPERATIONS` to time, with commas (default all)")
+			flags.StringVar(&f.only, "only", "", "`NAMES` of what to measure, with commas (default everything)")
 			flags.StringVar(&f.dir, "dir", "", "`DIRECTORY` on the disk to measure, with --self (default the temporary one)")
-			return f.run
+			return func(ctx context.Context, e env) error {
+				if f.quick {
+					f.hurry(flags)
+				}
+				return f.run(ctx, e)
+			}
 		},
 	}
 }
 
 func (f *benchFlags) run(ctx context.Context, e env) (err error) {
-	if f.quick {
-		f.hurry()
-	}
 	if err := f.fault(); err != nil {
 		return err
 	}
@@ -118,10 +129,28 @@ func (f *benchFlags) run(ctx context.Context, e env) (err error) {
 	return b.report.table(e.Stdout)
 }
 
-// hurry makes everything as short as it can be and still happen.
-func (f *benchFlags) hurry() {
-	f.callers, f.duration, f.rounds = counts{1, 8}, 60*time.Millisecond, 2
-	f.waiting, f.sessions, f.start = 100, 1000, 2
+// hurry makes everything that the command line does not set as short as it can be and still
+// happen.
+func (f *benchFlags) hurry(flags *flag.FlagSet) {
+	given := map[string]bool{}
+	flags.Visit(func(set *flag.Flag) { given[set.Name] = true })
+	quick := benchFlags{callers: counts{1, 8}, duration: 60 * time.Millisecond, rounds: 2, waiting: 100, sessions: 1000}
+	f.start, f.people = 2, 1
+	if !given["callers"] {
+		f.callers = quick.callers
+	}
+	if !given["duration"] {
+		f.duration = quick.duration
+	}
+	if !given["rounds"] {
+		f.rounds = quick.rounds
+	}
+	if !given["waiting"] {
+		f.waiting = quick.waiting
+	}
+	if !given["sessions"] {
+		f.sessions = quick.sessions
+	}
 }
 
 func (f *benchFlags) fault() error {
@@ -139,9 +168,13 @@ func (f *benchFlags) fault() error {
 	case f.sessions < 0 || f.sessions > maxBenchSessions:
 		return usagef("--sessions is at most %d", maxBenchSessions)
 	}
+	known := []string{benchStart, benchPending, benchWaiting}
+	for _, o := range benchOperations() {
+		known = append(known, o.name)
+	}
 	for name := range strings.SplitSeq(f.only, ",") {
-		if name != "" && !slices.ContainsFunc(benchOperations(), func(o benchOperation) bool { return o.name == name }) {
-			return usagef("there is no operation %q; see qrgrant help bench", name)
+		if name != "" && !slices.Contains(known, name) {
+			return usagef("--only knows no %q, but %s", name, strings.Join(known, ", "))
 		}
 	}
 	return nil
@@ -150,9 +183,9 @@ func (f *benchFlags) fault() error {
 // slice is how long one operation is timed in one round.
 func (f *benchFlags) slice() time.Duration { return f.duration / time.Duration(f.rounds) }
 
-// wants reports whether the operation is to be timed.
-func (f *benchFlags) wants(o benchOperation) bool {
-	return (f.only == "" || slices.Contains(strings.Split(f.only, ","), o.name)) && (!o.rs256 || f.self || f.rs256ClientID != "")
+// wants reports whether that is to be measured.
+func (f *benchFlags) wants(name string) bool {
+	return f.only == "" || slices.Contains(strings.Split(f.only, ","), name)
 }
 
 // settle is how long a server is left alone before its memory is read.

@@ -31,7 +31,7 @@ func startChild(ctx context.Context, verb string, args ...string) (*benchChild, 
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	c := &benchChild{stderr: &bytes.Buffer{}}
-	c.cmd = exec.CommandContext(ctx, self, append([]string{verb}, args...)...) //nolint:gosec // this program, and files it made
+	c.cmd = exec.CommandContext(ctx, self, append([]string{verb}, args...)...) //nolint:gosec // G204: this program, and files it made
 	// The program may be known under another name than that of its file.
 	c.cmd.Args[0] = os.Args[0]
 	c.cmd.Stderr = c.stderr

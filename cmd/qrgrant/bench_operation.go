@@ -70,7 +70,7 @@ func benchOperations() []benchOperation {
 // operations times every operation at every number of callers.
 func (b *bench) operations(ctx context.Context) error {
 	for _, o := range benchOperations() {
-		if !b.flags.wants(o) {
+		if !b.flags.wants(o.name) || o.rs256 && !b.flags.self && b.flags.rs256ClientID == "" {
 			continue
 		}
 		if err := b.operation(ctx, o); err != nil {
@@ -139,7 +139,7 @@ type timing struct {
 	missed    int
 }
 
-// slices is what the rounds of one side measured.
+// roundSamples is what the rounds of one side measured.
 type roundSamples struct {
 	all   load.Sample
 	rates []float64

@@ -140,7 +140,12 @@ func (r *benchReport) table(out io.Writer) error {
 	if m.Disk != "" {
 		fmt.Fprintf(out, ", database on %s", m.Disk)
 	}
-	fmt.Fprintf(out, "\n%d rounds in turns with a bare net/http handler; a ratio is to that handler\n\n", r.Rounds)
+	fmt.Fprint(out, "\n\n")
+	if len(r.Operations) == 0 {
+		r.standing(out)
+		return nil
+	}
+	fmt.Fprintf(out, "%d rounds in turns with a bare net/http handler; a ratio is to that handler\n\n", r.Rounds)
 	rows := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(rows, "operation\tcallers\t/s\tbare/s\tratio\t(min-max)\tp50 ms\tp99 ms\tCPU us\tx bare\t")
 	for _, o := range r.Operations {

@@ -21,7 +21,7 @@ const (
 
 // starts times cold starts, in turns with those of the bare handler, and weighs both.
 func (b *bench) starts(ctx context.Context) error {
-	if !b.flags.self || b.flags.only != "" {
+	if !b.flags.self || !b.flags.wants(benchStart) {
 		return nil
 	}
 	b.say("cold starts: %d", b.flags.start)
@@ -84,15 +84,15 @@ func binarySize() (size int64, stripped bool, err error) {
 	}
 	file, err := elf.Open(name)
 	if err != nil {
-		return info.Size(), false, nil //nolint:nilerr // another system's format: only the size is told
+		// Another system's format: only the size is told.
+		return info.Size(), false, nil
 	}
-	defer file.Close()
-	return info.Size(), file.Section(".symtab") == nil, nil
+	return info.Size(), file.Section(".symtab") == nil, file.Close()
 }
 
 // pending weighs sessions that wait for a scan: the slope between a fifth of them and all.
 func (b *bench) pending(ctx context.Context) (err error) {
-	if b.flags.sessions == 0 || b.flags.only != "" || !b.flags.self && b.flags.pid == 0 {
+	if b.flags.sessions == 0 || !b.flags.wants(benchPending) || !b.flags.self && b.flags.pid == 0 {
 		return nil
 	}
 	b.say("pending sessions: %d", b.flags.sessions)
@@ -130,7 +130,7 @@ func (b *bench) pending(ctx context.Context) (err error) {
 
 // waiting weighs PCs that wait in held polls, and approves some of them at a steady pace.
 func (b *bench) waiting(ctx context.Context) (err error) {
-	if b.flags.waiting == 0 || b.flags.only != "" {
+	if b.flags.waiting == 0 || !b.flags.wants(benchWaiting) {
 		return nil
 	}
 	b.say("waiting PCs: %d", b.flags.waiting)

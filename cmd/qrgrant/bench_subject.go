@@ -19,12 +19,8 @@ import (
 	"github.com/qrgrant/qrgrant/provider"
 )
 
-const (
-	// benchPeople is how many persons approve, with --self.
-	benchPeople = 4
-	// benchSignIn is how old an approver's access token may get; it lives ten minutes.
-	benchSignIn = 4 * time.Minute
-)
+// benchSignIn is how old an approver's access token may get; it lives ten minutes.
+const benchSignIn = 4 * time.Minute
 
 // benchSource is where subjects come from: the running server, or a database from which a
 // fresh one is started each time, so that no measurement pays for the one before.
@@ -72,7 +68,7 @@ func (s *benchSource) seed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.config(), []byte(benchConfig(hash)), 0o600); err != nil {
+	if err := os.WriteFile(s.config(), []byte(benchConfig(hash, s.flags.people)), 0o600); err != nil {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	child, err := startChild(ctx, "bench-server", "--db", s.database(0), "--config", s.config())
@@ -91,7 +87,7 @@ func (s *benchSource) database(n int) string {
 
 // benchConfig is the configuration of a measured server, with the same password for everybody.
 // It holds the hash: hashing at the start would be in the start time and in the memory.
-func benchConfig(hash string) string {
+func benchConfig(hash string, people int) string {
 	var text strings.Builder
 	text.WriteString("clients:\n")
 	for _, alg := range []string{"ES256", "RS256"} {
@@ -100,7 +96,7 @@ func benchConfig(hash string) string {
 	}
 	fmt.Fprintf(&text, "  - {id: phone, name: Phone app, first_party: true, approver: true, redirect_uris: [%q],\n"+
 		"     grant_types: [authorization_code, refresh_token], scopes: [openid, \"qr:approve\"]}\nusers:\n", phoneRedirect)
-	for n := range benchPeople {
+	for n := range people {
 		fmt.Fprintf(&text, "  - {login: bench-%d, subject: bench-%d, password_hash: %q, claims: {name: Bench}}\n", n, n, hash)
 	}
 	return text.String()
@@ -137,7 +133,7 @@ func (s *benchSource) copied() (string, error) {
 	}
 	s.made++
 	name := s.database(s.made)
-	if err := os.WriteFile(name, seeded, 0o600); err != nil {
+	if err := os.WriteFile(name, seeded, 0o600); err != nil { //nolint:gosec // G703: the name was made here
 		return "", fmt.Errorf("copy the database: %w", err)
 	}
 	return name, nil
@@ -155,7 +151,7 @@ func (s *benchSource) start(ctx context.Context) (*benchSubject, error) {
 	subject := &benchSubject{target: child.target, pid: child.pid(), child: child}
 	subject.es = load.NewFlow(child.target, "bench-ES256", nil)
 	subject.rs = load.NewFlow(child.target, "bench-RS256", nil)
-	for n := range benchPeople {
+	for n := range s.flags.people {
 		subject.approvers = append(subject.approvers, &player.Approver{
 			Issuer: "http://" + child.target.Address, ClientID: "phone", RedirectURI: phoneRedirect,
 			Login: "bench-" + strconv.Itoa(n), Password: s.password, HTTP: &http.Client{Timeout: benchPatience},
