@@ -67,6 +67,7 @@ export class Browser {
   // authorize walks from an authorization request through sign-in and consent to the redirect URI.
   async authorize(start, redirectUri, { login, password }) {
     let url = new URL(start)
+    let signedIn = false
     let response = await this.#request(url)
     for (let hop = 0; hop < 12; hop++) {
       if (response.status >= 300 && response.status < 400) {
@@ -81,7 +82,9 @@ export class Browser {
       if (response.status !== 200) throw new Error(`${response.status} at ${url.pathname}: ${html.slice(0, 500)}`)
       const found = forms(html, url)
       const signIn = found.find((f) => f.names.has('password'))
+      if (signIn && signedIn) throw new Error(`${login} was not signed in at ${url.pathname}`)
       if (signIn) {
+        signedIn = true
         response = await this.#submit(signIn, { login, password })
         url = signIn.action
         continue
