@@ -6,11 +6,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
 // configFile is the YAML file of `qrgrant serve`. A key it does not know is an error, so that
@@ -84,10 +89,23 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	case err != nil:
 		return nil, usagef("%s: %v", name, err)
 	}
+	if line := secondDocument(source); line > 0 {
+		return nil, usagef("%v", &configError{file: name, line: line, what: "one document is read; remove the line --- and put everything together"})
+	}
 	if at := file.firstFault(getenv); at != nil {
 		return nil, usagef("%v", &configError{file: name, line: lineOf(source, at.path), what: at.what})
 	}
 	return &file, nil
+}
+
+// secondDocument is the line of a second YAML document, which the decoder would not look at;
+// zero when there is none.
+func secondDocument(source []byte) int {
+	file, err := parser.ParseBytes(source, 0)
+	if err != nil || len(file.Docs) < 2 || file.Docs[1].Start == nil {
+		return 0
+	}
+	return file.Docs[1].Start.Position.Line
 }
 
 // fault is a rule broken by a value that is well-formed YAML.
@@ -145,17 +163,21 @@ func (f *configFile) firstFault(getenv func(string) string) *fault {
 		}
 		seen[c.ID] = true
 	}
-	seen = map[string]bool{}
+	logins, subjects := map[string]bool{}, map[string]bool{}
 	for i := range f.Users {
 		at := fmt.Sprintf("$.users[%d]", i)
 		u := &f.Users[i]
 		if broken := u.fault(getenv); broken != nil {
 			return &fault{at + "." + broken.path, broken.what}
 		}
-		if seen[u.Login] {
+		// A login is the same in any case.
+		if logins[strings.ToLower(u.Login)] {
 			return &fault{at + ".login", fmt.Sprintf("user %q stands here twice", u.Login)}
 		}
-		seen[u.Login] = true
+		if u.Subject != "" && subjects[u.Subject] {
+			return &fault{at + ".subject", fmt.Sprintf("subject %q is another user's already", u.Subject)}
+		}
+		logins[strings.ToLower(u.Login)], subjects[u.Subject] = true, true
 	}
 	return nil
 }
@@ -186,6 +208,12 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 	}
 	if c.grants("qr_code") && c.grants("device_code") {
 		return &fault{"grant_types", "a client has at most one of qr_code and device_code"}
+	}
+	if (c.grants("qr_code") || c.grants("device_code")) && reflect.ValueOf(c.QR).IsZero() {
+		return &fault{"grant_types", "this grant is off until it is switched on with qr: {enabled: true}"}
+	}
+	if c.Approver && !slices.Contains(c.Scopes, qr.ApproveScope) {
+		return &fault{"approver", "an approver needs the scope " + qr.ApproveScope}
 	}
 	for i, sum := range c.SecretSHA256 {
 		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {

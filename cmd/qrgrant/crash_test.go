@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
 	"github.com/qrgrant/qrgrant/provider"
@@ -246,9 +247,12 @@ func (l *load) login(ctx context.Context, client *http.Client, phone *player.App
 // checkSurvivors looks at everything the dead server had acknowledged.
 func checkSurvivors(t *testing.T, issuer string, logins []*login) {
 	t.Helper()
+	// A lost approval would be waited for until it expires.
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
 	for _, l := range logins {
 		if l.tokens == nil {
-			tokens, err := l.attempt.Await(t.Context(), func(player.Update) {})
+			tokens, err := l.attempt.Await(ctx, func(player.Update) {})
 			// The answer to a poll that was under way may have been lost with its tokens.
 			if l.polled && player.RefusedWith(err, "invalid_grant") {
 				continue
@@ -259,10 +263,10 @@ func checkSurvivors(t *testing.T, issuer string, logins []*login) {
 			}
 			l.tokens = tokens
 		}
-		if err := get(t.Context(), http.DefaultClient, issuer+"/userinfo", l.tokens.AccessToken); err != nil {
+		if err := get(ctx, http.DefaultClient, issuer+"/userinfo", l.tokens.AccessToken); err != nil {
 			t.Errorf("an acknowledged token is lost: %v", err)
 		}
-		if again, err := l.attempt.Await(t.Context(), func(player.Update) {}); !player.RefusedWith(err, "invalid_grant") {
+		if again, err := l.attempt.Await(ctx, func(player.Update) {}); !player.RefusedWith(err, "invalid_grant") {
 			t.Errorf("a second redemption gives %v, %v", again, err)
 		}
 	}
