@@ -6,26 +6,32 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/qrgrant/qrgrant/provider/providertest"
 )
 
-// BenchmarkPendingPoll is what a waiting device costs, HTTP server left out.
+// BenchmarkPendingPoll is what a waiting device that keeps its interval costs, HTTP server left
+// out. Every hundredth poll is that of a new session.
 func BenchmarkPendingPoll(b *testing.B) {
 	s := providertest.NewServer(b, providertest.Options{})
-	start := s.Post(b.Context(), s.Client(), "/device_authorization", url.Values{"client_id": {"tv"}, "scope": {"openid"}})
-	body := url.Values{
-		"client_id": {"tv"}, "grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "device_code": {start.Text("device_code")},
-	}.Encode()
+	var body string
 	b.ReportAllocs()
-	for b.Loop() {
+	for i := 0; b.Loop(); i++ {
+		if i%100 == 0 {
+			start := s.Post(b.Context(), s.Client(), "/device_authorization", url.Values{"client_id": {"tv"}, "scope": {"openid"}})
+			body = url.Values{
+				"client_id": {"tv"}, "grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "device_code": {start.Text("device_code")},
+			}.Encode()
+		}
 		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		s.Provider.ServeHTTP(w, r)
-		if w.Code != http.StatusBadRequest {
-			b.Fatal(w.Code)
+		if !strings.Contains(w.Body.String(), "authorization_pending") {
+			b.Fatal(w.Code, w.Body)
 		}
+		s.Clock.Advance(5 * time.Second)
 	}
 }
 

@@ -1,3 +1,57 @@
 // Package provider is an OAuth 2.0 authorization server and OpenID provider over HTTP. Its
-// special feature is the QR grant of package qr; everything around it is here.
+// special feature is the QR grant of package qr, which it serves beside the code flow.
+//
+// It owns the protocol: what a request says, who asks, what may be granted, how the answer
+// reads. It never decides how a QR session moves (package storage), never sees a database
+// driver, and keeps no state of its own but counters that a restart may forget.
+//
+// # Map
+//
+// provider.go starts everything; router.go is the one route table; compose.go the one call to
+// fosite, with session.go, strategy.go, idtoken.go, pkce.go and openid.go as what is ours in
+// it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go),
+// userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
+// health.go. clientauth.go, errors.go, browser.go, render.go, guard.go, password.go,
+// address.go and keys.go serve several of them; standing.go says whether a token, a person
+// and a sign-in still hold; approval.go wires package qr.
+//
+// # The code flow
+//
+//  1. authorize.go reads the request; a fault without a good redirect URI is a page. A POST
+//     comes back as a GET, because Lax cookies do not travel with a form of another site.
+//  2. proceed decides: sign in (login.go), ask (consent.go), or answer. What lies between is
+//     carried in the forms, sealed with an HMAC that is bound to the browser and the sign-in
+//     (browser.go); nothing is stored before the person has signed in.
+//  3. grantCode lets fosite make the code; internal/fositestore writes code, challenge and
+//     OpenID Connect facts as one record.
+//  4. token.go redeems it: fosite, PKCE and the ID token run inside one unit of work, so that
+//     of N racing requests one commits. A loser with a code revokes the family.
+//
+// # The QR grant, direct door
+//
+//  1. qr.Server.DeviceAuthorization opens a session; the device polls token.go, which after
+//     one form and one client hands over to qr.Server.Poll. A pending poll writes nothing.
+//  2. The phone scans and decides at package qr with an access token that bearer (approval.go)
+//     looks up, or a person does the same on device.go with a browser session.
+//  3. The next poll is ready: token.go runs fosite as above, the grant handler of package qr
+//     redeems, and redeemed (approval.go) stores the new sign-in in the same transaction.
+//
+// # Design
+//
+// Tokens are opaque and their ends are stored, because fosite computes with time.Now and this
+// package with Config.Now. A sign-in's record outlives its cookie by the lifetime of refresh
+// tokens: an unknown sid therefore always means an ended one, and every check fails closed.
+// Parsing is ours in front of fosite, for what fosite gets wrong cannot be configured away;
+// fosite_test.go has a test for each such fault.
+//
+// Not here yet: DPoP, pushed requests, request objects, resource indicators, remembered
+// consent, RP-initiated logout, dynamic registration and the hosted door.
+//
+// # Specifications
+//
+//   - RFC 6749, 6750 (OAuth 2.0, Bearer), 7636 (PKCE, S256 only), 9700 (security), 8252 §7.3
+//     (loopback redirects), 9207 (iss)
+//   - RFC 7009 (revocation), 7662 (introspection), 8414 (metadata), 7517 (JWK sets)
+//   - RFC 8628 (device grant) and the QR grant, see package qr
+//   - OpenID Connect Core 1.0 §2, §3.1, §5, §11, §12 and Discovery 1.0 §3, §4
 package provider

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -129,6 +130,48 @@ func TestFositeLoserGets500(t *testing.T) {
 	if won.Load() != 1 {
 		t.Fatalf("%d racers rotated one refresh token", won.Load())
 	}
+}
+
+// race sends the same request twice so that both are prepared before either is committed, and
+// returns the tokens of the one that won.
+func race(t *testing.T, store *together, send func() *providertest.Reply) providertest.Tokens {
+	t.Helper()
+	store.prepared.Add(2)
+	store.on.Store(true)
+	replies := make(chan *providertest.Reply, 2)
+	for range 2 {
+		go func() { replies <- send() }()
+	}
+	won, lost := <-replies, <-replies
+	store.on.Store(false)
+	if won.Status != http.StatusOK {
+		won, lost = lost, won
+	}
+	wantError(t, lost, http.StatusBadRequest, "invalid_grant")
+	return tokensOf(t, won)
+}
+
+func TestFositeCodeLoserRevokesTheFamily(t *testing.T) {
+	t.Parallel()
+	store := &together{}
+	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
+	verifier, challenge := providertest.Verifier()
+	redirect := s.Code(t.Context(), s.Browser(), providertest.AuthorizeQuery("web", "openid offline_access", challenge))
+	tokens := race(t, store, func() *providertest.Reply { return s.Redeem(t.Context(), "web", redirect, verifier) })
+	wantError(t, s.Bearer(t.Context(), "/userinfo", tokens.AccessToken), http.StatusUnauthorized, "invalid_token")
+	wantError(t, refresh(t, s, "web", tokens.RefreshToken, nil), http.StatusBadRequest, "invalid_grant")
+}
+
+func TestFositeRefreshLoserRevokesNothing(t *testing.T) {
+	t.Parallel()
+	store := &together{}
+	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
+	first := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
+	tokens := race(t, store, func() *providertest.Reply { return refresh(t, s, "web", first.RefreshToken, nil) })
+	if reply := s.Bearer(t.Context(), "/userinfo", tokens.AccessToken); reply.Status != http.StatusOK {
+		t.Errorf("the winner's token died: %d", reply.Status)
+	}
+	tokensOf(t, refresh(t, s, "web", tokens.RefreshToken, nil))
 }
 
 func TestFositeCodeReplayRevokesFamily(t *testing.T) {
@@ -599,6 +642,28 @@ func TestFositeSeveralCommitsPerRequest(t *testing.T) {
 	if rows.units != 2 {
 		t.Errorf("%d units of work for a redemption and a rotation", rows.units)
 	}
+}
+
+func TestFositePanicBetweenBeginAndCommit(t *testing.T) {
+	t.Parallel()
+	store := &panicking{}
+	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
+	token := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access").RefreshToken
+	store.on.Store(true)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.SetBasicAuth("web", providertest.ClientSecret)
+		s.Provider.ServeHTTP(httptest.NewRecorder(), r)
+	}()
+	store.on.Store(false)
+	// Nothing is locked and nothing was used up.
+	tokensOf(t, refresh(t, s, "web", token, nil))
 }
 
 func TestFositeMixedClientAuthentication(t *testing.T) {

@@ -394,6 +394,23 @@ func TestDevicePageAsksForTheCodes(t *testing.T) {
 	wantError(t, s.Post(t.Context(), s.Client(), "/token", o.poll), http.StatusBadRequest, "access_denied")
 }
 
+func TestDevicePageTypesTheUserCode(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := s.Browser()
+	start := s.PostAs(t.Context(), "kiosk", "/device_authorization", url.Values{"scope": {"openid"}})
+	card := deviceCard(t, s, browser, start)
+	// To type a code that the card shows would compare nothing.
+	if strings.Contains(card.Body, start.Text("user_code")) || !strings.Contains(card.Body, `name="user_code"`) {
+		t.Fatalf("card: %d %s", card.Status, card.Body)
+	}
+	form := url.Values{"csrf": {card.Hidden("csrf")}, "step": {"decide"}, "card": {card.Hidden("card")}, "decision": {"approve"}, "user_code": {start.Text("user_code")}}
+	if done := s.Post(t.Context(), browser, "/device", form); !strings.Contains(done.Body, "Approved") {
+		t.Errorf("%d %s", done.Status, done.Body)
+	}
+	tokensOf(t, s.PostAs(t.Context(), "kiosk", "/token", url.Values{"grant_type": {qr.DeviceGrantType}, "device_code": {start.Text("device_code")}}))
+}
+
 func TestDevicePageDenies(t *testing.T) {
 	t.Parallel()
 	for _, decision := range []string{"deny", "report"} {

@@ -75,8 +75,17 @@ func NewServer(tb testing.TB, o Options) *Server {
 	must(tb, err)
 	s.HTTP.Config.Handler = s.Provider
 	s.HTTP.Config.ReadHeaderTimeout = 10 * time.Second
+	// A client that goes away in a handshake is not news.
+	s.HTTP.Config.ErrorLog = slog.NewLogLogger(logHandler(o.Logger), slog.LevelError)
 	s.start(o.HTTP)
 	return s
+}
+
+func logHandler(l *slog.Logger) slog.Handler {
+	if l == nil {
+		return slog.DiscardHandler
+	}
+	return l.Handler()
 }
 
 func (s *Server) start(plain bool) {
