@@ -150,16 +150,20 @@ func (s *Server) approver(r *http.Request) (Approver, error) {
 	}, nil
 }
 
-// mayApprove checks what an active access token needs: the scope, this issuer as its only
-// audience, a person, an approver client, and no QR approval among its ancestors.
+// mayApprove checks what an active access token needs: no QR approval among its ancestors,
+// the scope, this issuer as its only audience, a person and an approver client. The mark comes
+// first: an app that was told of a missing scope would ask for it, which cannot help.
 func (s *Server) mayApprove(b *Bearer) error {
+	notAllowed := problem(http.StatusForbidden, "approver_not_allowed", "This app or sign-in may not approve sign-ins.")
 	switch {
+	case b.QRBorn:
+		return notAllowed
 	case !slices.Contains(b.Scopes, ApproveScope):
 		return problem(http.StatusForbidden, "insufficient_scope", "The access token may not approve sign-ins.")
 	case !slices.Contains(b.Audience, s.config.Issuer) || s.foreignAudience(b):
 		return problem(http.StatusUnauthorized, "invalid_token", "The access token is not valid here.")
-	case b.Subject == "" || !b.Approver || b.QRBorn:
-		return problem(http.StatusForbidden, "approver_not_allowed", "This app or sign-in may not approve sign-ins.")
+	case b.Subject == "" || !b.Approver:
+		return notAllowed
 	}
 	return nil
 }
