@@ -136,6 +136,24 @@ func TestASessionOpenedInADurableUnitLeavesMemory(t *testing.T) {
 	}
 }
 
+func TestAnOpeningInAUnitHoldsItsUserCode(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	twin := opening(2, instant())
+	twin.UserCodeHash = opening(1, instant()).UserCodeHash
+	if err := store.Tx(t.Context(), func(ctx context.Context) error {
+		if err := store.CreateQRSession(ctx, opening(1, instant())); err != nil {
+			return err
+		}
+		if err := store.CreateQRSession(t.Context(), twin); !errors.Is(err, storage.ErrConflict) {
+			t.Errorf("the same code outside the unit: %v", err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestUnscannedSessionsAreForgottenAndCounted(t *testing.T) {
 	t.Parallel()
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})

@@ -126,13 +126,28 @@ func TestOpenRefusesDamagedFiles(t *testing.T) {
 			}
 			return raw
 		},
+		"pages without a kind": func(raw []byte) []byte {
+			for page := 2; page < len(raw)/pageSize; page++ {
+				clear(raw[page*pageSize+8 : page*pageSize+10])
+			}
+			return raw
+		},
+		"keys that belong to another page": func(raw []byte) []byte {
+			for page := 2; page < len(raw)/pageSize; page++ {
+				head := raw[page*pageSize:]
+				if count := int(binary.NativeEndian.Uint16(head[10:])); count > 2 && binary.NativeEndian.Uint16(head[8:]) == 2 {
+					last := 16 + 16*(count-1)
+					head[last+int(binary.NativeEndian.Uint32(head[last+4:]))] = 0xff
+				}
+			}
+			return raw
+		},
 		"a branch that leads to itself": func(raw []byte) []byte {
 			for page := 2; page < len(raw)/pageSize; page++ {
 				head := raw[page*pageSize:]
 				if binary.NativeEndian.Uint16(head[8:]) == 1 {
-					for i := range int(binary.NativeEndian.Uint16(head[10:])) {
-						binary.NativeEndian.PutUint64(head[16+16*i+8:], uint64(page))
-					}
+					binary.NativeEndian.PutUint16(head[10:], 1)
+					binary.NativeEndian.PutUint64(head[16+8:], uint64(page))
 				}
 			}
 			return raw

@@ -13,6 +13,7 @@ func codeTests() map[string]func(*testing.T, Open) {
 		"the user code of a live session is taken":             codeTaken,
 		"the user code of an ended session is free":            codeFreed,
 		"the user code of an expired session is free":          codeExpired,
+		"a user code that was taken over stays":                codeTakenOver,
 		"of two racing openings with one user code one wins":   codeRace,
 		"an ended session keeps its user code until it is due": codeKept,
 	}
@@ -71,6 +72,19 @@ func codeExpired(t *testing.T, open Open) {
 		wantEqual(t, got.ID, second.ID)
 		s = reopen()
 	}
+}
+
+func codeTakenOver(t *testing.T, open Open) {
+	s, _ := open(t)
+	create(t, s, pending(1))
+	second := sameCode(2)
+	second.OpenedAt = after(storage.QRLifetime)
+	create(t, s, second)
+	// Whatever a driver forgets of the first session here, the code is the second's.
+	sweep(t, s, after(storage.QRLifetime+6*time.Minute))
+	got, err := s.QRSessionByUserCode(t.Context(), second.UserCodeHash)
+	wantErr(t, err, nil)
+	wantEqual(t, got.ID, second.ID)
 }
 
 func codeRace(t *testing.T, open Open) {

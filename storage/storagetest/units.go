@@ -199,7 +199,9 @@ func unitCreates(t *testing.T, open Open) {
 	s, _ := open(t)
 	for n, end := range []error{errRollback, nil} {
 		err := s.Tx(t.Context(), func(ctx context.Context) error {
-			wantErr(t, s.CreateQRSession(ctx, pending(1)), nil)
+			given := pending(1)
+			wantErr(t, s.CreateQRSession(ctx, given), nil)
+			given.ClientID, given.UserCodeHash = "changed", storage.UserCodeHash{}
 			wantErr(t, s.CreateQRSession(ctx, pending(1)), storage.ErrConflict)
 			_, err := s.QRSession(ctx, pending(1).ID)
 			wantErr(t, err, storage.ErrNotFound)
@@ -213,6 +215,14 @@ func unitCreates(t *testing.T, open Open) {
 		}
 	}
 	wantEqual(t, mustRead(t, s, pending(1).ID).State, storage.QRCancelled)
+	_, err := s.QRSessionByUserCode(t.Context(), pending(1).UserCodeHash)
+	wantErr(t, err, nil)
+	rows, _, err := s.Events(t.Context(), nil, 10)
+	wantErr(t, err, nil)
+	for _, row := range rows {
+		wantEqual(t, row.ClientID, "tv")
+	}
+	wantEqual(t, len(rows), 2)
 }
 
 func unitCancelled(t *testing.T, open Open) {
