@@ -30,8 +30,8 @@ type approvedKey struct{}
 func (s *Server) Poll(w http.ResponseWriter, r *http.Request, client fosite.Client, form url.Values) (ctx context.Context, ready bool) {
 	q, fault := s.poll(r.Context(), r, client, form)
 	switch {
-	case fault != nil && r.Context().Err() != nil:
-		// The connection is gone: nobody reads an answer.
+	case r.Context().Err() != nil:
+		// The connection is gone: nobody reads an answer, and tokens would be lost.
 		return r.Context(), false
 	case fault != nil:
 		s.refuse(r.Context(), w, fault)
