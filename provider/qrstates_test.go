@@ -59,8 +59,11 @@ func (sc *scene) decide(t *testing.T, p *phone, verdict, code string) *providert
 	return p.post(t.Context(), "/qr/decision", body)
 }
 
-func pollScene(t *testing.T, sc *scene) *providertest.Reply   { t.Helper(); return sc.poll(t.Context()) }
-func cancelScene(t *testing.T, sc *scene) *providertest.Reply { t.Helper(); return sc.cancel(t.Context()) }
+func pollScene(t *testing.T, sc *scene) *providertest.Reply { t.Helper(); return sc.poll(t.Context()) }
+func cancelScene(t *testing.T, sc *scene) *providertest.Reply {
+	t.Helper()
+	return sc.cancel(t.Context())
+}
 
 func scanAsClaimer(t *testing.T, sc *scene) *providertest.Reply {
 	t.Helper()
