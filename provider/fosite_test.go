@@ -1,13 +1,9 @@
 package provider_test
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -71,136 +67,6 @@ func tokensOf(t *testing.T, reply *providertest.Reply) providertest.Tokens {
 		t.Fatalf("no tokens: %d %s", reply.Status, reply.Body)
 	}
 	return tokens
-}
-
-func TestFositeCodeDoubleRedemption64Racers(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	verifier, challenge := providertest.Verifier()
-	redirect := s.Code(t.Context(), s.Browser(), providertest.AuthorizeQuery("web", "openid offline_access", challenge))
-
-	var won atomic.Int32
-	var access atomic.Value
-	var racers sync.WaitGroup
-	for range 64 {
-		racers.Go(func() {
-			reply := s.Redeem(t.Context(), "web", redirect, verifier)
-			switch {
-			case reply.Status == http.StatusOK:
-				won.Add(1)
-				access.Store(reply.Text("access_token"))
-			case reply.Status != http.StatusBadRequest || reply.Text("error") != "invalid_grant":
-				t.Errorf("a loser got %d %s", reply.Status, reply.Body)
-			}
-		})
-	}
-	racers.Wait()
-	if won.Load() != 1 {
-		t.Fatalf("%d racers got tokens", won.Load())
-	}
-	// A code in two hands is a stolen code: what the winner got must be dead.
-	token, _ := access.Load().(string)
-	if reply := s.Bearer(t.Context(), "/userinfo", token); reply.Status != http.StatusUnauthorized {
-		t.Errorf("the winner's token still works: %d", reply.Status)
-	}
-}
-
-func TestFositeLoserGets500(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-
-	var won atomic.Int32
-	var next atomic.Value
-	var racers sync.WaitGroup
-	for range 16 {
-		racers.Go(func() {
-			reply := refresh(t, s, "web", tokens.RefreshToken, nil)
-			if reply.Status == http.StatusOK {
-				won.Add(1)
-				next.Store(reply.Text("refresh_token"))
-				return
-			}
-			if reply.Status != http.StatusBadRequest || reply.Text("error") != "invalid_grant" {
-				t.Errorf("a loser got %d %s", reply.Status, reply.Body)
-			}
-		})
-	}
-	racers.Wait()
-	if won.Load() != 1 {
-		t.Fatalf("%d racers rotated one refresh token", won.Load())
-	}
-}
-
-// race sends the same request twice so that both are prepared before either is committed, and
-// returns the tokens of the one that won.
-func race(t *testing.T, store *together, send func() *providertest.Reply) providertest.Tokens {
-	t.Helper()
-	store.prepared.Add(2)
-	store.on.Store(true)
-	replies := make(chan *providertest.Reply, 2)
-	for range 2 {
-		go func() { replies <- send() }()
-	}
-	won, lost := <-replies, <-replies
-	store.on.Store(false)
-	if won.Status != http.StatusOK {
-		won, lost = lost, won
-	}
-	wantError(t, lost, http.StatusBadRequest, "invalid_grant")
-	return tokensOf(t, won)
-}
-
-func TestFositeCodeLoserRevokesTheFamily(t *testing.T) {
-	t.Parallel()
-	store := &together{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
-	verifier, challenge := providertest.Verifier()
-	redirect := s.Code(t.Context(), s.Browser(), providertest.AuthorizeQuery("web", "openid offline_access", challenge))
-	tokens := race(t, store, func() *providertest.Reply { return s.Redeem(t.Context(), "web", redirect, verifier) })
-	wantError(t, s.Bearer(t.Context(), "/userinfo", tokens.AccessToken), http.StatusUnauthorized, "invalid_token")
-	wantError(t, refresh(t, s, "web", tokens.RefreshToken, nil), http.StatusBadRequest, "invalid_grant")
-}
-
-func TestFositeRefreshLoserRevokesNothing(t *testing.T) {
-	t.Parallel()
-	store := &together{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
-	first := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	tokens := race(t, store, func() *providertest.Reply { return refresh(t, s, "web", first.RefreshToken, nil) })
-	if reply := s.Bearer(t.Context(), "/userinfo", tokens.AccessToken); reply.Status != http.StatusOK {
-		t.Errorf("the winner's token died: %d", reply.Status)
-	}
-	tokensOf(t, refresh(t, s, "web", tokens.RefreshToken, nil))
-}
-
-func TestFositeCodeReplayRevokesFamily(t *testing.T) {
-	t.Parallel()
-	for name, wait := range map[string]time.Duration{"at once": 0, "after 30 s": 30 * time.Second, "after the code has expired": 10 * time.Minute} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := providertest.NewServer(t, providertest.Options{})
-			verifier, challenge := providertest.Verifier()
-			redirect := s.Code(t.Context(), s.Browser(), providertest.AuthorizeQuery("web", "openid offline_access", challenge))
-			tokens := tokensOf(t, s.Redeem(t.Context(), "web", redirect, verifier))
-
-			s.Clock.Advance(wait)
-			wantError(t, s.Redeem(t.Context(), "web", redirect, verifier), http.StatusBadRequest, "invalid_grant")
-			wantError(t, refresh(t, s, "web", tokens.RefreshToken, nil), http.StatusBadRequest, "invalid_grant")
-			wantError(t, s.Bearer(t.Context(), "/userinfo", tokens.AccessToken), http.StatusUnauthorized, "invalid_token")
-		})
-	}
-}
-
-func TestFositeRefreshReuseRevokesFamily(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	first := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	second := tokensOf(t, refresh(t, s, "web", first.RefreshToken, nil))
-
-	wantError(t, refresh(t, s, "web", first.RefreshToken, nil), http.StatusBadRequest, "invalid_grant")
-	wantError(t, refresh(t, s, "web", second.RefreshToken, nil), http.StatusBadRequest, "invalid_grant")
-	wantError(t, s.Bearer(t.Context(), "/userinfo", second.AccessToken), http.StatusUnauthorized, "invalid_token")
 }
 
 func TestFositePKCEDowngrade(t *testing.T) {
@@ -304,19 +170,6 @@ func TestFositeGrantOfAnotherClientKind(t *testing.T) {
 	wantError(t, s.PostAs(t.Context(), "web", "/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "device_code": {"x"}}), http.StatusBadRequest, "unauthorized_client")
 }
 
-func TestFosite401HasWWWAuthenticate(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	for _, path := range []string{"/token", "/introspect", "/revoke", "/device_authorization"} {
-		form := url.Values{"grant_type": {"client_credentials"}, "token": {"x"}, "client_id": {"svc"}, "client_secret": {"wrong"}}
-		reply := s.Post(t.Context(), s.Client(), path, form)
-		wantError(t, reply, http.StatusUnauthorized, "invalid_client")
-		if got := reply.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Basic ") {
-			t.Errorf("%s: WWW-Authenticate is %q", path, got)
-		}
-	}
-}
-
 func TestFositeDuplicateParameters(t *testing.T) {
 	t.Parallel()
 	s := providertest.NewServer(t, providertest.Options{})
@@ -333,116 +186,15 @@ func TestFositeDuplicateParameters(t *testing.T) {
 	}
 }
 
-func TestFositeIntrospectionByUserToken(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid")
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/introspect"), strings.NewReader(url.Values{"token": {tokens.AccessToken}}.Encode()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Authorization", "Bearer "+tokens.AccessToken)
-	wantError(t, s.Do(s.Client(), req), http.StatusUnauthorized, "invalid_client")
-	// A public client has nothing to show who it is.
-	wantError(t, s.Post(t.Context(), s.Client(), "/introspect", url.Values{"client_id": {"phone"}, "token": {tokens.AccessToken}}), http.StatusUnauthorized, "invalid_client")
-}
-
-func TestFositeIntrospectionOfForeignTokens(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	for name, form := range map[string]url.Values{
-		"of another client": {"token": {tokens.AccessToken}},
-		"unknown":           {"token": {"qrg_at_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}},
-		"an ID token":       {"token": {tokens.IDToken}},
-	} {
-		if reply := s.PostAs(t.Context(), "svc", "/introspect", form); reply.Body != `{"active":false}` {
-			t.Errorf("%s: %s", name, reply.Body)
-		}
-	}
-	for hint, token := range map[string]string{"access_token": tokens.AccessToken, "refresh_token": tokens.RefreshToken} {
-		reply := s.PostAs(t.Context(), "web", "/introspect", url.Values{"token": {token}, "token_type_hint": {"nonsense"}})
-		got := reply.JSON()
-		if got["active"] != true || got["client_id"] != "web" || got["sub"] != providertest.AliceSubject {
-			t.Errorf("%s: %s", hint, reply.Body)
-		}
-	}
-}
-
-func TestFositeIntrospectionOfRefreshToken(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	reply := s.PostAs(t.Context(), "web", "/introspect", url.Values{"token": {tokens.RefreshToken}})
-	got := reply.JSON()
-	// Its own expiry, and no type that would let a resource server take it for an access token.
-	if want := float64(s.Clock.Now().Add(30 * 24 * time.Hour).Unix()); got["exp"] != want || got["token_type"] != nil {
-		t.Errorf("%s, want exp %v and no token_type", reply.Body, want)
-	}
-}
-
 // failing is a store whose revocations fail.
 type failing struct {
 	storage.Store
-}
-
-var errDisk = errors.New("the disk is on fire")
-
-func (failing) RevokeTokens(context.Context, storage.TokenFilter, time.Time) (int, error) {
-	return 0, errDisk
-}
-
-func (failing) UseToken(context.Context, storage.TokenKind, storage.TokenSignature, time.Time) error {
-	return errDisk
-}
-
-func TestFositeRevocationStorageFailure(t *testing.T) {
-	t.Parallel()
-	broken := &switchable{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: broken.wrap})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	broken.on.Store(true)
-	for _, token := range []string{tokens.RefreshToken, tokens.AccessToken} {
-		reply := s.PostAs(t.Context(), "web", "/revoke", url.Values{"token": {token}})
-		wantError(t, reply, http.StatusServiceUnavailable, "temporarily_unavailable")
-		if strings.Contains(reply.Body, "fire") || reply.Header.Get("Retry-After") == "" {
-			t.Errorf("answer tells of the inside or when to retry not at all: %s", reply.Body)
-		}
-	}
 }
 
 // switchable is a store that can be broken while it is in use.
 type switchable struct {
 	storage.Store
 	on atomic.Bool
-}
-
-func (s *switchable) wrap(inner storage.Store) storage.Store { s.Store = inner; return s }
-
-func (s *switchable) RevokeTokens(ctx context.Context, f storage.TokenFilter, now time.Time) (int, error) {
-	if s.on.Load() {
-		return failing{}.RevokeTokens(ctx, f, now)
-	}
-	return s.Store.RevokeTokens(ctx, f, now)
-}
-
-func (s *switchable) UseToken(ctx context.Context, k storage.TokenKind, sig storage.TokenSignature, now time.Time) error {
-	if s.on.Load() {
-		return failing{}.UseToken(ctx, k, sig, now)
-	}
-	return s.Store.UseToken(ctx, k, sig, now)
-}
-
-func TestFositeRevocationClientMismatch(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	wantError(t, s.PostAs(t.Context(), "thirdparty", "/revoke", url.Values{"token": {tokens.RefreshToken}}), http.StatusBadRequest, "unauthorized_client")
-	tokensOf(t, refresh(t, s, "web", tokens.RefreshToken, nil))
-	if reply := s.PostAs(t.Context(), "web", "/revoke", url.Values{"token": {"unknown"}}); reply.Status != http.StatusOK {
-		t.Errorf("an unknown token: %d %s", reply.Status, reply.Body)
-	}
 }
 
 func TestFositeRatClaim(t *testing.T) {
@@ -560,167 +312,12 @@ func TestFositeUserDisabledAfterGrant(t *testing.T) {
 	}
 }
 
-func TestFositeStateShort(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	browser := s.Browser()
-	_, challenge := providertest.Verifier()
-	for _, state := range []string{"", "a", "1234567", strings.Repeat("s", 128), "ü &=#"} {
-		q := providertest.AuthorizeQuery("web", "openid", challenge)
-		q.Set("state", state)
-		got := s.Code(t.Context(), browser, q).Location().Query()
-		if got.Get("code") == "" || got.Get("state") != state || got.Has("state") != (state != "") {
-			t.Errorf("state %q came back as %v", state, got)
-		}
-	}
-}
-
-func TestFositeRequestObjects(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	_, challenge := providertest.Verifier()
-	for name, want := range map[string]string{"request": "request_not_supported", "request_uri": "request_uri_not_supported", "registration": "registration_not_supported"} {
-		q := providertest.AuthorizeQuery("web", "openid", challenge)
-		q.Set(name, "https://web.example/request")
-		if got := s.Get(t.Context(), s.Browser(), "/authorize?"+q.Encode()).Location().Query().Get("error"); got != want {
-			t.Errorf("%s: error %q, want %q", name, got, want)
-		}
-	}
-}
-
-func TestFositeStoredClientSecret(t *testing.T) {
-	t.Parallel()
-	rows := &recording{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: rows.wrap})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	rows.mu.Lock()
-	defer rows.mu.Unlock()
-	if len(rows.tokens) != 3 {
-		t.Fatalf("%d rows for a code, an access and a refresh token", len(rows.tokens))
-	}
-	var stored string
-	for _, row := range rows.tokens {
-		stored += fmt.Sprintf("%+v %s", row, row.Data)
-	}
-	for _, secret := range []string{providertest.ClientSecret, tokens.AccessToken, tokens.RefreshToken} {
-		if strings.Contains(stored, secret) {
-			t.Errorf("%q is in the store", secret)
-		}
-	}
-}
-
 // recording keeps what was stored, and counts units of work.
 type recording struct {
 	storage.Store
 	mu     sync.Mutex
 	tokens []storage.Token
 	units  int
-}
-
-func (r *recording) wrap(inner storage.Store) storage.Store { r.Store = inner; return r }
-
-func (r *recording) PutToken(ctx context.Context, t *storage.Token) error {
-	r.mu.Lock()
-	r.tokens = append(r.tokens, *t)
-	r.mu.Unlock()
-	return r.Store.PutToken(ctx, t)
-}
-
-func (r *recording) Tx(ctx context.Context, fn func(context.Context) error) error {
-	r.mu.Lock()
-	r.units++
-	r.mu.Unlock()
-	return r.Store.Tx(ctx, fn)
-}
-
-func TestFositeSeveralCommitsPerRequest(t *testing.T) {
-	t.Parallel()
-	rows := &recording{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: rows.wrap})
-	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
-	refresh(t, s, "web", tokens.RefreshToken, nil)
-	if rows.units != 2 {
-		t.Errorf("%d units of work for a redemption and a rotation", rows.units)
-	}
-}
-
-func TestFositePanicBetweenBeginAndCommit(t *testing.T) {
-	t.Parallel()
-	store := &panicking{}
-	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
-	token := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access").RefreshToken
-	store.on.Store(true)
-	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("no panic")
-			}
-		}()
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}.Encode()))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.SetBasicAuth("web", providertest.ClientSecret)
-		s.Provider.ServeHTTP(httptest.NewRecorder(), r)
-	}()
-	store.on.Store(false)
-	// Nothing is locked and nothing was used up.
-	tokensOf(t, refresh(t, s, "web", token, nil))
-}
-
-func TestFositeMixedClientAuthentication(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	form := func(pairs ...string) url.Values {
-		v := url.Values{"grant_type": {"client_credentials"}}
-		for i := 0; i < len(pairs); i += 2 {
-			v.Set(pairs[i], pairs[i+1])
-		}
-		return v
-	}
-	secret := providertest.ClientSecret
-	for name, c := range map[string]struct {
-		form   url.Values
-		header string
-		status int
-		code   string
-	}{
-		"basic alone":                       {form(), basic("svc", secret), 200, ""},
-		"basic in lower case":               {form(), "basic" + strings.TrimPrefix(basic("svc", secret), "Basic"), 200, ""},
-		"basic and the same client_id":      {form("client_id", "svc"), basic("svc", secret), 200, ""},
-		"basic and another client_id":       {form("client_id", "web"), basic("svc", secret), 400, "invalid_request"},
-		"basic and a secret in the body":    {form("client_secret", secret), basic("svc", secret), 400, "invalid_request"},
-		"post alone":                        {form("client_id", "svc", "client_secret", secret), "", 200, ""},
-		"wrong secret":                      {form("client_id", "svc", "client_secret", secret+"x"), "", 401, "invalid_client"},
-		"no secret":                         {form("client_id", "svc"), "", 401, "invalid_client"},
-		"unknown client":                    {form("client_id", "nobody", "client_secret", secret), "", 401, "invalid_client"},
-		"unknown client without a secret":   {form("client_id", "nobody"), "", 401, "invalid_client"},
-		"no client at all":                  {form(), "", 401, "invalid_client"},
-		"a public client with a secret":     {form("client_id", "phone", "client_secret", secret), "", 401, "invalid_client"},
-		"a public client has no such grant": {form("client_id", "phone"), "", 400, "unauthorized_client"},
-		"another scheme":                    {form("client_id", "svc", "client_secret", secret), "Bearer x", 401, "invalid_client"},
-		"basic without a colon":             {form(), "Basic c3Zj", 401, "invalid_client"},
-		"basic with broken escapes":         {form(), basic("%zz", secret), 401, "invalid_client"},
-		"a client assertion":                {form("client_id", "svc", "client_assertion", "x"), "", 401, "invalid_client"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/token"), strings.NewReader(c.form.Encode()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			if c.header != "" {
-				req.Header.Set("Authorization", c.header)
-			}
-			reply := s.Do(s.Client(), req)
-			if reply.Status != c.status || reply.Text("error") != c.code {
-				t.Errorf("%d %s", reply.Status, reply.Body)
-			}
-		})
-	}
-}
-
-func basic(id, secret string) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
 }
 
 func TestFositeACRFallback(t *testing.T) {

@@ -2,8 +2,10 @@ package provider_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -48,4 +50,46 @@ func (g *together) Tx(ctx context.Context, fn func(context.Context) error) error
 		}
 		return err
 	})
+}
+
+var errDisk = errors.New("the disk is on fire")
+
+func (failing) RevokeTokens(context.Context, storage.TokenFilter, time.Time) (int, error) {
+	return 0, errDisk
+}
+
+func (failing) UseToken(context.Context, storage.TokenKind, storage.TokenSignature, time.Time) error {
+	return errDisk
+}
+
+func (s *switchable) wrap(inner storage.Store) storage.Store { s.Store = inner; return s }
+
+func (s *switchable) RevokeTokens(ctx context.Context, f storage.TokenFilter, now time.Time) (int, error) {
+	if s.on.Load() {
+		return failing{}.RevokeTokens(ctx, f, now)
+	}
+	return s.Store.RevokeTokens(ctx, f, now)
+}
+
+func (s *switchable) UseToken(ctx context.Context, k storage.TokenKind, sig storage.TokenSignature, now time.Time) error {
+	if s.on.Load() {
+		return failing{}.UseToken(ctx, k, sig, now)
+	}
+	return s.Store.UseToken(ctx, k, sig, now)
+}
+
+func (r *recording) wrap(inner storage.Store) storage.Store { r.Store = inner; return r }
+
+func (r *recording) PutToken(ctx context.Context, t *storage.Token) error {
+	r.mu.Lock()
+	r.tokens = append(r.tokens, *t)
+	r.mu.Unlock()
+	return r.Store.PutToken(ctx, t)
+}
+
+func (r *recording) Tx(ctx context.Context, fn func(context.Context) error) error {
+	r.mu.Lock()
+	r.units++
+	r.mu.Unlock()
+	return r.Store.Tx(ctx, fn)
 }
