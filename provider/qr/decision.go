@@ -128,6 +128,9 @@ func (s *Server) decided(q *storage.QRSession, outcome storage.QRDecideOutcome) 
 		return nil, problemInvalid("The code is missing or malformed, or the scope is wider than what was shown.")
 	case storage.QRDecideMismatch:
 		left := int(q.Claim.TriesLeft)
+		if left == 0 {
+			s.ended(q)
+		}
 		p := problem(http.StatusUnprocessableEntity, "check_code_mismatch", "The code does not match the one on the screen.")
 		p.TriesLeft = &left
 		return nil, p

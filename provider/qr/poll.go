@@ -117,10 +117,22 @@ func (s *Server) wait(ctx context.Context, r *http.Request, q *storage.QRSession
 		return s.settle(ctx, q, outcome, fault)
 	case onTime:
 	}
-	if hold == 0 {
+	switch {
+	case hold == 0:
 		return nil, s.pending(q, "authorization_pending")
+	case form.Get("qr_seq") == "" && s.paces.untold(q):
+		// The change of state it would wait for came before it did.
+		answer := s.pending(q, "authorization_pending")
+		s.applied(q, answer, hold)
+		return nil, answer
 	}
 	return s.holdPoll(ctx, q, proof, hold)
+}
+
+// applied says in the answer that the poll was held as it asked; the next one is not early.
+func (s *Server) applied(q *storage.QRSession, answer *TokenError, hold time.Duration) {
+	answer.Held, answer.wait = true, int(hold/time.Second)
+	s.paces.answered(q, s.config.Now(), true)
 }
 
 // holdTime is how long the poll asks to be held and may be; zero answers it at once. A poll
@@ -195,8 +207,7 @@ func (s *Server) holdPoll(ctx context.Context, q *storage.QRSession, proof stora
 	}
 	answer := s.pending(q, "authorization_pending")
 	if held {
-		answer.Held, answer.wait = true, int(hold/time.Second)
-		s.paces.answered(q.ID, s.config.Now(), true)
+		s.applied(q, answer, hold)
 	}
 	return nil, answer
 }
@@ -233,7 +244,11 @@ func (s *Server) settle(ctx context.Context, q *storage.QRSession, outcome stora
 		return nil, tokenError(http.StatusBadRequest, "expired_token", "The code has expired. Start again.")
 	case storage.QRPollReplayed:
 		return nil, s.replayed(ctx, q)
-	case storage.QRPollUsed, storage.QRPollUnproved:
+	case storage.QRPollUnproved:
+		if q.State == storage.QRAborted {
+			s.ended(q)
+		}
+	case storage.QRPollUsed:
 	}
 	return nil, invalidGrant()
 }
@@ -277,7 +292,7 @@ func (s *Server) stillActive(ctx context.Context, q *storage.QRSession) (*storag
 // the device grant's is that of RFC 8628 and no more.
 func (s *Server) pending(q *storage.QRSession, code string) *TokenError {
 	now := s.config.Now()
-	s.paces.answered(q.ID, now, false)
+	s.paces.answered(q, now, false)
 	sentence := "The person has not decided yet."
 	if code == "slow_down" {
 		sentence = "The polls come too fast. Wait five seconds longer from now on."
