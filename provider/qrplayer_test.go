@@ -291,7 +291,11 @@ func (c *consumption) claim(p *phone) (scan *providertest.Reply, checkCode strin
 func (c *consumption) approve(p *phone) (scan, decided *providertest.Reply) {
 	c.t.Helper()
 	scan, code := c.claim(p)
-	if decided = p.decide(scan, "approve", code); decided.Status != http.StatusOK {
+	body := decision(scan, "approve", code)
+	if scan.JSON()["user_code_required"] == true {
+		body["user_code"] = c.userCode()
+	}
+	if decided = p.post(context.WithoutCancel(c.t.Context()), "/qr/decision", body); decided.Status != http.StatusOK {
 		c.t.Fatalf("approval: %d %s", decided.Status, decided.Body)
 	}
 	return scan, decided
