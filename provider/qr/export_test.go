@@ -65,7 +65,7 @@ func (p *Pacer) Poll(now time.Time) string {
 	if v == tooEarly {
 		p.q.Interval += storage.PollInterval
 	}
-	p.paces.answered(p.q.ID, now, false)
+	p.paces.answered(p.q, now, false)
 	return verdicts[v]
 }
 
@@ -78,7 +78,7 @@ func (p *Pacer) Held(now time.Time, after time.Duration) bool {
 	if holding == nil || !p.paces.let(p.q, holding) {
 		return false
 	}
-	p.paces.answered(p.q.ID, now.Add(after), true)
+	p.paces.answered(p.q, now.Add(after), true)
 	return true
 }
 

@@ -19,6 +19,8 @@ type pace struct {
 	answered time.Time
 	slowed   bool
 	held     bool
+	// told is the state the last answer spoke of; zero before the first answer.
+	told storage.QRState
 	// repeated says that the free repeat since the last poll of its own is spent.
 	repeated bool
 	// holding is closed to end the poll that is being held; nil when none is.
@@ -141,13 +143,25 @@ func (p *paces) leave(clientID string) {
 	}
 }
 
-// answered notes that an answer leaves now.
-func (p *paces) answered(id storage.QRID, now time.Time, held bool) {
+// answered notes that an answer about q as it stands leaves now.
+func (p *paces) answered(q *storage.QRSession, now time.Time, held bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if own := p.pace[id]; own != nil {
-		own.answered, own.held = now, held
+	if own := p.pace[q.ID]; own != nil {
+		own.answered, own.held, own.told = now, held, q.State
 	}
+}
+
+// untold reports whether the state has changed since the last answer; the opening told the
+// first one.
+func (p *paces) untold(q *storage.QRSession) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := storage.QRPending
+	if own := p.pace[q.ID]; own != nil && own.told != 0 {
+		told = own.told
+	}
+	return told != q.State
 }
 
 // forget drops the pace of a session that has ended.

@@ -59,7 +59,7 @@ func TestPace(t *testing.T) {
 // D14: a poller that keeps the interval but for ten percent never locks itself out.
 func TestD14SteadyPollerWithJitter(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(8628, 14)) //nolint:gosec // A fixed seed is the point.
+	random := rand.New(rand.NewPCG(8628, 14))
 	pacer, now := qr.NewPacer(frameOpened, qr.Limits{}), frameOpened
 	for i := range 1000 {
 		if got := pacer.Poll(now); got != "pending" {
