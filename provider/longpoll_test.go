@@ -105,14 +105,15 @@ func TestHeldPollEndsByTheClock(t *testing.T) {
 		held    time.Duration
 		code    string
 		applied string
+		told    string
 	}{
-		{"until a new frame is due", false, 0, 25, 10 * time.Second, "authorization_pending", "wait=25"},
-		{"until a new frame is due, opened in the middle of one", false, 13 * time.Second, 25, 7 * time.Second, "authorization_pending", "wait=25"},
-		{"for N seconds while pending", false, 0, 5, 5 * time.Second, "authorization_pending", "wait=5"},
-		{"for N seconds while scanned, when there is no frame", true, 0, 20, 20 * time.Second, "authorization_pending", "wait=20"},
-		{"for at most 25 s", true, 0, 3600, 25 * time.Second, "authorization_pending", "wait=25"},
-		{"until the claim deadline", false, 175 * time.Second, 25, 5 * time.Second, "expired_token", ""},
-		{"until the decision deadline", true, 112 * time.Second, 25, 8 * time.Second, "expired_token", ""},
+		{"until a new frame is due", false, 0, 25, 10 * time.Second, "authorization_pending", "wait=25", ""},
+		{"until a new frame is due, opened in the middle of one", false, 13 * time.Second, 25, 7 * time.Second, "authorization_pending", "wait=25", ""},
+		{"for N seconds while pending", false, 0, 5, 5 * time.Second, "authorization_pending", "wait=5", ""},
+		{"for N seconds while scanned, when there is no frame", true, 0, 20, 20 * time.Second, "authorization_pending", "wait=20", "wait=20"},
+		{"for at most 25 s", true, 0, 3600, 25 * time.Second, "authorization_pending", "wait=25", "wait=25"},
+		{"until the claim deadline", false, 175 * time.Second, 25, 5 * time.Second, "expired_token", "", ""},
+		{"until the decision deadline", true, 112 * time.Second, 25, 8 * time.Second, "expired_token", "", "wait=25"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -120,6 +121,12 @@ func TestHeldPollEndsByTheClock(t *testing.T) {
 			c := openQR(t, s, "cli", nil)
 			if row.scanned {
 				mustAnswer(t, newPhone(t, s).scan(payload(c.opened), "scanner"), http.StatusOK)
+				// The poll after the scan learns of it at once and counts as held.
+				told := <-c.hold(t.Context(), row.wait)
+				wantHeld(t, told, row.told)
+				if told.Text("qr_status") != "scanned" || told.Text("check_code") == "" {
+					t.Errorf("the poll after the scan says %s", told.Body)
+				}
 			}
 			s.Clock.Advance(row.start)
 			held := c.hold(t.Context(), row.wait)
