@@ -83,7 +83,7 @@ func TestAuditHasOneRowPerMove(t *testing.T) {
 		play   func(t *testing.T, s *providertest.Server, c *consumption, p *phone)
 		want   []string
 	}{
-		"a whole login, every call twice": {"cli", func(t *testing.T, s *providertest.Server, c *consumption, p *phone) {
+		"a whole login, every call twice": {"cli", func(t *testing.T, _ *providertest.Server, c *consumption, p *phone) {
 			t.Helper()
 			c.claim(p)
 			scan, code := c.claim(p)

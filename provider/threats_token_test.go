@@ -291,7 +291,6 @@ func TestThreatT30OnlyApproverClientsApprove(t *testing.T) {
 		ID: "greedy", RedirectURIs: []string{providertest.AppRedirectURI}, FirstParty: true, Scopes: []string{"openid", qr.ApproveScope},
 	}}})
 	c := openQR(t, s, "cli", nil)
-	was := c.record()
 	for _, scope := range []string{"openid", "openid profile email address phone offline_access"} {
 		p := &phone{t: t, s: s, token: personTokens(t, s, providertest.AliceLogin, "web", scope).AccessToken}
 		if reply := p.scan(payload(c.opened), "scanner"); reply.Status != http.StatusForbidden || reply.Text("confirm_handle") != "" {
@@ -313,7 +312,7 @@ func TestThreatT30OnlyApproverClientsApprove(t *testing.T) {
 	// An app that is no approver any more stops at once, with the tokens it has.
 	p := newPhone(t, s)
 	scan, code := c.claim(p)
-	was = c.record()
+	was := c.record()
 	mustChange(t, s, "phone", func(c *storage.Client) { c.Approver = false })
 	for what, reply := range map[string]*providertest.Reply{"scan": p.scan(payload(c.opened), "scanner"), "decision": p.decide(scan, "approve", code)} {
 		if reply.Status != http.StatusForbidden || reply.Text("error") != "approver_not_allowed" {
