@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.etcd.io/bbolt"
 
 	"github.com/qrgrant/qrgrant/storage"
 	"github.com/qrgrant/qrgrant/storage/bolt"
@@ -80,6 +81,49 @@ func TestAClaimIsWrittenBehindAndLeavesMemory(t *testing.T) {
 	}
 }
 
+// hold queues a write that blocks the committer, and returns when it is the one that runs.
+func hold(t *testing.T, s *bolt.Store) (entered chan struct{}, leave func()) {
+	t.Helper()
+	entered, left := make(chan struct{}), make(chan struct{})
+	if err := s.Queue(func(*bbolt.Tx) error {
+		close(entered)
+		<-left
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return entered, func() { close(left) }
+}
+
+// TestAClaimWrittenBehindDoesNotHideANewerOne repeats a scan while the first is on its way to
+// disk: what reaches the disk first must not take the newer version out of memory.
+func TestAClaimWrittenBehindDoesNotHideANewerOne(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	qs := opening(1, instant())
+	if err := store.CreateQRSession(t.Context(), qs); err != nil {
+		t.Fatal(err)
+	}
+	first, leaveFirst := hold(t, store)
+	<-first
+	step(t, store, qs.ID, claim)
+	// With the claim they fill a batch, so that what follows is in the next one.
+	for range 999 {
+		store.RecordEvent(t.Context(), storage.AuditEvent{At: instant(), Type: storage.EventQRStepUp})
+	}
+	second, leaveSecond := hold(t, store)
+	step(t, store, qs.ID, claim)
+	leaveFirst()
+	<-second
+	if onDisk, err := store.OnDisk(qs.ID); err != nil || onDisk.Version != 2 {
+		t.Errorf("on disk: %v, %v", onDisk, err)
+	}
+	if got, err := store.QRSession(t.Context(), qs.ID); err != nil || got.Version != 3 {
+		t.Errorf("version %v, %v; want 3", got, err)
+	}
+	leaveSecond()
+}
+
 func TestMemoryIsLimited(t *testing.T) {
 	t.Parallel()
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{MaxPending: 3})
@@ -124,7 +168,10 @@ func TestASessionOpenedInADurableUnitLeavesMemory(t *testing.T) {
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
 	qs := opening(1, instant())
 	if err := store.Tx(t.Context(), func(ctx context.Context) error {
-		return errors.Join(store.CreateQRSession(ctx, qs), store.PutClient(ctx, &storage.Client{ID: "c"}))
+		err := errors.Join(store.CreateQRSession(ctx, qs), store.PutClient(ctx, &storage.Client{ID: "c"}))
+		// The caller may reuse its record; the index rows are still those of what it gave.
+		qs.UserCodeHash, qs.OpenedAt = storage.UserCodeHash{9}, qs.OpenedAt.Add(time.Hour)
+		return err
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -242,6 +242,11 @@ func verifySchema(path string, tx *bbolt.Tx) error {
 	if schema := binary.BigEndian.Uint32(raw); schema > schemaVersion {
 		return fmt.Errorf("database %s %w: its schema is %d, this version knows %d", path, ErrForeign, schema, schemaVersion)
 	}
+	for _, name := range bucketNames() {
+		if in(tx, name) == nil {
+			return fmt.Errorf("database %s %w (bucket %s is missing)", path, ErrCorrupt, name)
+		}
+	}
 	return nil
 }
 

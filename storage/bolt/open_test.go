@@ -132,6 +132,16 @@ func TestOpenRefusesDamagedFiles(t *testing.T) {
 			}
 			return raw
 		},
+		"keys out of order": func(raw []byte) []byte {
+			for page := 2; page < len(raw)/pageSize; page++ {
+				head := raw[page*pageSize:]
+				if count := int(binary.NativeEndian.Uint16(head[10:])); count > 2 && binary.NativeEndian.Uint16(head[8:]) == 2 {
+					key := 32 + int(binary.NativeEndian.Uint32(head[32+4:]))
+					clear(head[key : key+4])
+				}
+			}
+			return raw
+		},
 		"keys that belong to another page": func(raw []byte) []byte {
 			for page := 2; page < len(raw)/pageSize; page++ {
 				head := raw[page*pageSize:]
