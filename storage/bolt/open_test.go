@@ -135,7 +135,7 @@ func TestOpenRefusesDamagedFiles(t *testing.T) {
 		"keys out of order": func(raw []byte) []byte {
 			for page := 2; page < len(raw)/pageSize; page++ {
 				head := raw[page*pageSize:]
-				if count := int(binary.NativeEndian.Uint16(head[10:])); count > 2 && binary.NativeEndian.Uint16(head[8:]) == 2 {
+				if count := int(binary.NativeEndian.Uint16(head[10:])); count > 16 && binary.NativeEndian.Uint16(head[8:]) == 2 {
 					key := 32 + int(binary.NativeEndian.Uint32(head[32+4:]))
 					clear(head[key : key+4])
 				}
