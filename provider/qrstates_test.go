@@ -539,3 +539,64 @@ func TestWrongVerifierCounts(t *testing.T) {
 		})
 	}
 }
+
+// TestHandleOutlivesTheDecision: 120 s, to repeat it, to deny or to report; then it is unknown.
+func TestHandleOutlivesTheDecision(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		state, verdict string
+		after          time.Duration
+		status         int
+		code           string
+	}{
+		{"approved redeemed", "approve", 119 * time.Second, 200, ""},
+		{"approved redeemed", "approve", 120 * time.Second, 404, "not_found"},
+		{"approved redeemed", "deny", 120 * time.Second, 404, "not_found"},
+		{"scanned denied", "deny", 119 * time.Second, 200, ""},
+		{"scanned denied", "deny", 120 * time.Second, 404, "not_found"},
+		{"scanned denied", "report", 119 * time.Second, 200, ""},
+		{"scanned denied", "report", 121 * time.Second, 404, "not_found"},
+		// An approval nobody redeemed is over after 30 s.
+		{"approved", "report", 29 * time.Second, 200, ""},
+		{"approved", "report", 30 * time.Second, 410, "gone"},
+	} {
+		t.Run(row.state+": "+row.verdict+" "+row.after.String()+" later", func(t *testing.T) {
+			t.Parallel()
+			s := providertest.NewServer(t, providertest.Options{Change: manyTries})
+			sc := stage(t, s, "cli", row.state, newPhone(t, s), nil)
+			s.Clock.Advance(row.after)
+			reply := sc.decide(t, sc.claimer, row.verdict, sc.code)
+			if reply.Status != row.status || reply.Text("error") != row.code {
+				t.Errorf("got %d %s, want %d %s", reply.Status, reply.Body, row.status, row.code)
+			}
+		})
+	}
+}
+
+// TestEndsAnswerUntilSwept: for a day an end answers as such; then nothing is known of it.
+func TestEndsAnswerUntilSwept(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{Change: manyTries})
+	sc := stage(t, s, "cli", "scanned cancelled", newPhone(t, s), nil)
+	for _, step := range []struct {
+		pause       time.Duration
+		token, scan string
+		cancelled   int
+	}{
+		{24*time.Hour - time.Second, "access_denied", "gone", http.StatusOK},
+		{time.Second, "invalid_grant", "not_found", http.StatusBadRequest},
+	} {
+		s.Clock.Advance(step.pause)
+		if _, err := s.Provider.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// The claimer's token is over by then, too.
+		got := []string{sc.poll(t.Context()).Text("error"), newPhone(t, s).scan(payload(sc.opened), "scanner").Text("error")}
+		if diff := cmp.Diff([]string{step.token, step.scan}, got); diff != "" {
+			t.Error(diff)
+		}
+		if reply := sc.cancel(t.Context()); reply.Status != step.cancelled {
+			t.Errorf("cancel: %d %s", reply.Status, reply.Body)
+		}
+	}
+}
