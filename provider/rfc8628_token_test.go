@@ -238,8 +238,10 @@ func TestD16ExpiredToken(t *testing.T) {
 // for byte.
 func TestD17InvalidGrantBodiesAreEqual(t *testing.T) {
 	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	live, other := openQR(t, s, "cli", nil), openQR(t, s, "tv", nil)
+	s := providertest.NewServer(t, providertest.Options{Clients: []*storage.Client{{
+		ID: "cli2", GrantTypes: []string{qr.GrantType}, Scopes: []string{"openid", "profile"}, QR: storage.QRPolicy{Enabled: true},
+	}}})
+	live, other := openQR(t, s, "cli", nil), openQR(t, s, "cli2", nil)
 	used, _ := signIn(t, s, "cli", nil)
 	malformed := []string{"x", strings.Repeat("A", 63), strings.Repeat("A", 65), live.deviceCode() + "A", live.deviceCode()[:63] + "*", live.id.String(), live.userCode(), payload(live.opened)}
 	flipped := []byte(live.deviceCode())
@@ -247,7 +249,7 @@ func TestD17InvalidGrantBodiesAreEqual(t *testing.T) {
 	requests := map[string]url.Values{
 		"an unknown code":                    {"device_code": {strings.Repeat("A", 64)}},
 		"a known reference, another secret":  {"device_code": {string(flipped)}},
-		"another client's code":              {"device_code": {other.deviceCode()}, "code_verifier": {""}},
+		"another client's code":              {"device_code": {other.deviceCode()}, "code_verifier": {other.verifier}},
 		"a used code":                        mergeForm(used.tokenForm()),
 		"a wrong verifier":                   {"code_verifier": {strings.Repeat("v", 43)}},
 		"no verifier":                        {"code_verifier": {""}},
@@ -269,9 +271,7 @@ func TestD17InvalidGrantBodiesAreEqual(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, reply.Body, want)
 		}
 	}
-	if reply := other.poll(t.Context()); reply.Text("error") != "authorization_pending" {
-		t.Errorf("the other client's session: %s", reply.Body)
-	}
+	wantRefusal(t, other.poll(t.Context()), http.StatusBadRequest, "authorization_pending")
 }
 
 // §3.5: a code works once. A second redemption ends the whole family, unless it is the
