@@ -32,28 +32,28 @@ type consumption struct {
 
 // openQR opens a session as a seeded or extra client; a value of extra replaces the
 // parameter, an empty one takes it out. It fails the test when the opening is refused.
-func openQR(t testing.TB, s *providertest.Server, clientID string, extra url.Values) *consumption {
-	t.Helper()
-	c := tryOpenQR(t, s, clientID, extra)
+func openQR(tb testing.TB, s *providertest.Server, clientID string, extra url.Values) *consumption {
+	tb.Helper()
+	c := tryOpenQR(tb, s, clientID, extra)
 	if c.opened.Status != http.StatusOK {
-		t.Fatalf("opening as %s: %d %s", clientID, c.opened.Status, c.opened.Body)
+		tb.Fatalf("opening as %s: %d %s", clientID, c.opened.Status, c.opened.Body)
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(c.deviceCode())
 	if err != nil || len(raw) != 48 {
-		t.Fatalf("device_code of %d bytes: %v", len(raw), err)
+		tb.Fatalf("device_code of %d bytes: %v", len(raw), err)
 	}
 	copy(c.id[:], raw)
 	return c
 }
 
 // tryOpenQR is openQR for openings that may be refused.
-func tryOpenQR(t testing.TB, s *providertest.Server, clientID string, extra url.Values) *consumption {
-	t.Helper()
-	client, err := s.Store.Client(t.Context(), clientID)
+func tryOpenQR(tb testing.TB, s *providertest.Server, clientID string, extra url.Values) *consumption {
+	tb.Helper()
+	client, err := s.Store.Client(tb.Context(), clientID)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	c := &consumption{t: t, s: s, client: client}
+	c := &consumption{t: tb, s: s, client: client}
 	form := url.Values{"scope": {"openid profile"}}
 	if slices.Contains(client.GrantTypes, qr.GrantType) {
 		verifier, challenge := providertest.Verifier()
@@ -62,7 +62,7 @@ func tryOpenQR(t testing.TB, s *providertest.Server, clientID string, extra url.
 		form.Set("code_challenge_method", "S256")
 	}
 	maps.Copy(form, extra)
-	c.opened = c.post(t.Context(), "/device_authorization", form, nil)
+	c.opened = c.post(tb.Context(), "/device_authorization", form, nil)
 	return c
 }
 
@@ -164,36 +164,36 @@ type phone struct {
 }
 
 // newPhone signs Alice in on a phone.
-func newPhone(t testing.TB, s *providertest.Server) *phone {
-	t.Helper()
-	return newPhoneOf(t, s, providertest.AliceLogin)
+func newPhone(tb testing.TB, s *providertest.Server) *phone {
+	tb.Helper()
+	return newPhoneOf(tb, s, providertest.AliceLogin)
 }
 
 // newPhoneOf signs a person in on a phone; a person who is not there yet is made, with Alice's
 // password and the login as subject.
-func newPhoneOf(t testing.TB, s *providertest.Server, login string) *phone {
-	t.Helper()
-	addPerson(t, s, login)
-	return &phone{t: t, s: s, token: personTokens(t, s, login, "phone", "openid "+qr.ApproveScope).AccessToken}
+func newPhoneOf(tb testing.TB, s *providertest.Server, login string) *phone {
+	tb.Helper()
+	addPerson(tb, s, login)
+	return &phone{t: tb, s: s, token: personTokens(tb, s, login, "phone", "openid "+qr.ApproveScope).AccessToken}
 }
 
-func addPerson(t testing.TB, s *providertest.Server, login string) {
-	t.Helper()
-	if _, err := s.Store.UserByLogin(t.Context(), login); err == nil {
+func addPerson(tb testing.TB, s *providertest.Server, login string) {
+	tb.Helper()
+	if _, err := s.Store.UserByLogin(tb.Context(), login); err == nil {
 		return
 	}
-	err := s.Store.PutUser(t.Context(), &storage.User{
+	err := s.Store.PutUser(tb.Context(), &storage.User{
 		Subject: login, Login: login, PasswordHash: providertest.Alice().PasswordHash, Claims: map[string]any{"name": login},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // personTokens runs the code flow of a person in a browser of its own.
-func personTokens(t testing.TB, s *providertest.Server, login, clientID, scope string) providertest.Tokens {
-	t.Helper()
-	ctx, browser := t.Context(), s.Browser()
+func personTokens(tb testing.TB, s *providertest.Server, login, clientID, scope string) providertest.Tokens {
+	tb.Helper()
+	ctx, browser := tb.Context(), s.Browser()
 	verifier, challenge := providertest.Verifier()
 	page := s.Get(ctx, browser, "/authorize?"+providertest.AuthorizeQuery(clientID, scope, challenge).Encode())
 	redirect := s.Post(ctx, browser, "/login", url.Values{
@@ -205,7 +205,7 @@ func personTokens(t testing.TB, s *providertest.Server, login, clientID, scope s
 	reply := s.Redeem(ctx, clientID, redirect, verifier)
 	var tokens providertest.Tokens
 	if err := json.Unmarshal([]byte(reply.Body), &tokens); err != nil || tokens.AccessToken == "" {
-		t.Fatalf("sign-in of %s at %s: %d %s", login, clientID, reply.Status, reply.Body)
+		tb.Fatalf("sign-in of %s at %s: %d %s", login, clientID, reply.Status, reply.Body)
 	}
 	return tokens
 }
@@ -302,14 +302,14 @@ func (c *consumption) approve(p *phone) (scan, decided *providertest.Reply) {
 }
 
 // signIn runs a whole login of Alice and returns the session and its tokens.
-func signIn(t testing.TB, s *providertest.Server, clientID string, extra url.Values) (*consumption, providertest.Tokens) {
-	t.Helper()
-	c := openQR(t, s, clientID, extra)
-	c.approve(newPhone(t, s))
-	reply := c.poll(t.Context())
+func signIn(tb testing.TB, s *providertest.Server, clientID string, extra url.Values) (*consumption, providertest.Tokens) {
+	tb.Helper()
+	c := openQR(tb, s, clientID, extra)
+	c.approve(newPhone(tb, s))
+	reply := c.poll(tb.Context())
 	var tokens providertest.Tokens
 	if err := json.Unmarshal([]byte(reply.Body), &tokens); err != nil || reply.Status != http.StatusOK {
-		t.Fatalf("redemption: %d %s", reply.Status, reply.Body)
+		tb.Fatalf("redemption: %d %s", reply.Status, reply.Body)
 	}
 	return c, tokens
 }

@@ -48,7 +48,7 @@ func (sc *scene) freshPayload(t *testing.T) string {
 	return payload(sc.opened)
 }
 
-// handle is the claimer's handle, or one that was never given out.
+// decide sends a verdict with the claimer's handle, or with one that was never given out.
 func (sc *scene) decide(t *testing.T, p *phone, verdict, code string) *providertest.Reply {
 	t.Helper()
 	body := decision(sc.scan, verdict, code)
@@ -59,7 +59,11 @@ func (sc *scene) decide(t *testing.T, p *phone, verdict, code string) *providert
 	return p.post(t.Context(), "/qr/decision", body)
 }
 
-func pollScene(t *testing.T, sc *scene) *providertest.Reply { t.Helper(); return sc.poll(t.Context()) }
+func pollScene(t *testing.T, sc *scene) *providertest.Reply {
+	t.Helper()
+	return sc.poll(t.Context())
+}
+
 func cancelScene(t *testing.T, sc *scene) *providertest.Reply {
 	t.Helper()
 	return sc.cancel(t.Context())

@@ -272,6 +272,7 @@ func TestD06DeviceAuthorizationErrors(t *testing.T) {
 		{"a client configured to a lifetime under 120 s", "hasty", nil, 500, "server_error"},
 		{"a scope the client has not", "tv", url.Values{"scope": {"openid reports:read"}}, 400, "invalid_scope"},
 		{"a scope of the grant itself", "tv", url.Values{"scope": {"openid " + qr.ApproveScope}}, 400, "invalid_scope"},
+		{"a QR grant without a challenge, which the server's policy asks for", "cli", url.Values{"code_challenge": {""}, "code_challenge_method": {""}}, 400, "invalid_request"},
 		{"the plain challenge method", "cli", url.Values{"code_challenge_method": {"plain"}}, 400, "invalid_request"},
 		{"a challenge without a method, which means plain", "tv", url.Values{"code_challenge": {strings.Repeat("a", 43)}}, 400, "invalid_request"},
 		{"a challenge that is no hash", "tv", url.Values{"code_challenge": {"short"}, "code_challenge_method": {"S256"}}, 400, "invalid_request"},
