@@ -1,5 +1,5 @@
 // Package storage is the contract between the provider and its database: the records, the
-// state machine of the QR grant (qrsession.go) and the Store interface that a driver
+// state machine of the QR grant (qrsession.go, qrpoll.go, qrdecision.go) and the Store interface that a driver
 // implements. It holds the records and their rules and imports nothing of this module.
 //
 // It never speaks HTTP or OAuth wire formats, never sees a secret in the clear (callers hand

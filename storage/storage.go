@@ -34,7 +34,7 @@ type Store interface {
 
 	// Tx runs fn as one unit of work: what fn writes with the ctx it is given is applied
 	// in one durable transaction when fn returns nil, and dropped when it returns an error
-	// or panics. A Tx inside a Tx joins it. Writes are buffered: a read inside the unit sees
+	// or panics. A Tx inside a Tx joins it, and its error dooms the whole. Writes are buffered: a read inside the unit sees
 	// the store as it was. A conditional write that fails at commit makes Tx return
 	// ErrConflict. No driver holds its write transaction open while fn runs.
 	Tx(ctx context.Context, fn func(ctx context.Context) error) error

@@ -1,0 +1,166 @@
+package storage
+
+// The consumption device's side of the state machine: Poll, Redeem, Cancel, Abort.
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"time"
+)
+
+// QRProof is what a consumption device proves at the token endpoint.
+type QRProof struct {
+	// Verifier is the code_verifier as sent; empty when absent.
+	Verifier string
+	// JKT is the thumbprint of the DPoP proof's key; empty without a proof.
+	JKT string
+}
+
+// Bound reports whether the opening bound the session to a verifier or a key.
+func (s *QRSession) Bound() bool { return s.Challenge != "" || s.JKT != "" }
+
+// Proves reports whether p is what the opening bound: a missing, wrong or unexpected
+// verifier or key does not. The comparison takes constant time.
+func (s *QRSession) Proves(p QRProof) bool {
+	if (s.Challenge == "") != (p.Verifier == "") || (s.JKT == "") != (p.JKT == "") {
+		return false
+	}
+	ok := subtle.ConstantTimeCompare([]byte(s.JKT), []byte(p.JKT))
+	if s.Challenge != "" {
+		sum := sha256.Sum256([]byte(p.Verifier))
+		got := base64.RawURLEncoding.EncodeToString(sum[:])
+		ok &= subtle.ConstantTimeCompare([]byte(s.Challenge), []byte(got))
+	}
+	return ok == 1
+}
+
+// QRPollOutcome is the answer of the token endpoint to one poll.
+type QRPollOutcome uint8
+
+// The outcomes of Poll and Redeem.
+const (
+	// QRPollPending: 400 authorization_pending.
+	QRPollPending QRPollOutcome = iota + 1
+	// QRPollSlowDown: 400 slow_down; Interval was raised unless it is at its cap.
+	QRPollSlowDown
+	// QRPollReady: Poll: redeem now. Redeem: this call, and no other, redeemed.
+	QRPollReady
+	// QRPollDenied: 400 access_denied.
+	QRPollDenied
+	// QRPollExpired: 400 expired_token.
+	QRPollExpired
+	// QRPollUsed: 400 invalid_grant; a lost answer, nothing is revoked.
+	QRPollUsed
+	// QRPollReplayed: 400 invalid_grant, and the caller revokes the whole family.
+	QRPollReplayed
+	// QRPollUnproved: 400 invalid_grant; the verifier or key was missing, wrong or unexpected.
+	QRPollUnproved
+)
+
+// Poll answers a poll of the right client with the right grant (protocol §3, order at
+// /token: binding, state and clock, interval). early says that the poll came before the
+// interval was over. Only a failed binding and an early poll change the record;
+// the caller compares Version to see whether there is something to store.
+func (s *QRSession) Poll(now time.Time, p QRProof, early bool) QRPollOutcome {
+	if outcome := s.polled(now, p); outcome != QRPollPending {
+		return outcome
+	}
+	if !early {
+		return QRPollPending
+	}
+	if s.Interval < intervalCap {
+		s.Interval = min(s.Interval+intervalStep, intervalCap)
+		s.Version++
+	}
+	return QRPollSlowDown
+}
+
+// Redeem takes the approval, once. It returns QRPollReady to exactly one caller; r says
+// which family that caller mints in the same transaction. Whoever lost the race gets
+// QRPollUsed: it had read APPROVED, so it is no replay.
+func (s *QRSession) Redeem(now time.Time, p QRProof, r QRRedeeming) QRPollOutcome {
+	outcome := s.polled(now, p)
+	switch outcome {
+	case QRPollReady:
+		r.At = now
+		s.Redemption = &r
+		s.end(now, QRRedeemed, EventQRRedeemed, "")
+	case QRPollReplayed:
+		return QRPollUsed
+	case QRPollPending, QRPollSlowDown, QRPollDenied, QRPollExpired, QRPollUsed, QRPollUnproved:
+	}
+	return outcome
+}
+
+// polled is the part that Poll and Redeem share.
+func (s *QRSession) polled(now time.Time, p QRProof) QRPollOutcome {
+	state, proved := s.StateAt(now), s.Proves(p)
+	if state == QRRedeemed {
+		lostAnswer := s.Bound() && proved && now.Before(s.Redemption.At.Add(lostAnswerWindow))
+		if lostAnswer {
+			return QRPollUsed
+		}
+		return QRPollReplayed
+	}
+	if !proved {
+		s.bindingFailed(now)
+		return QRPollUnproved
+	}
+	switch state {
+	case QRPending, QRScanned:
+		return QRPollPending
+	case QRApproved:
+		return QRPollReady
+	case QRExpired:
+		return QRPollExpired
+	case QRDenied, QRCancelled, QRAborted, QRRedeemed:
+	}
+	return QRPollDenied
+}
+
+// bindingFailed counts a wrong verifier or key; the fifth ends a live session.
+func (s *QRSession) bindingFailed(now time.Time) {
+	if !s.Live(now) {
+		return
+	}
+	s.BindingFailures++
+	if s.BindingFailures < maxBindingFailures {
+		s.moved(now, EventQRBindingFailed, s.State.String())
+		return
+	}
+	s.end(now, QRAborted, EventQRBindingFailed, QRAborted.String())
+}
+
+// QRCancelOutcome is the answer to a cancellation by the consumption device.
+type QRCancelOutcome uint8
+
+// The outcomes of Cancel.
+const (
+	// QRCancelDone: 200; cancelled now, or ended before.
+	QRCancelDone QRCancelOutcome = iota + 1
+	// QRCancelRedeemed: 409 already_redeemed.
+	QRCancelRedeemed
+)
+
+// Cancel ends a live session at the wish of the consumption device.
+func (s *QRSession) Cancel(now time.Time) QRCancelOutcome {
+	switch s.StateAt(now) {
+	case QRRedeemed:
+		return QRCancelRedeemed
+	case QRPending, QRScanned, QRApproved:
+		s.end(now, QRCancelled, EventQRCancelled, "")
+	case QRDenied, QRCancelled, QRAborted, QRExpired:
+	}
+	return QRCancelDone
+}
+
+// Abort ends a live session because the person, a client or the approving session is no
+// longer active at redemption. From any other state it is a *TransitionError.
+func (s *QRSession) Abort(now time.Time, reason string) error {
+	if !s.Live(now) {
+		return &TransitionError{From: s.StateAt(now), Event: "abort"}
+	}
+	s.end(now, QRAborted, EventQRRevoked, reason)
+	return nil
+}
