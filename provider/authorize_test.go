@@ -81,6 +81,15 @@ func TestSingleSignOnAndPrompts(t *testing.T) {
 	}
 }
 
+func TestApproveScopeNeedsAnApprover(t *testing.T) {
+	t.Parallel()
+	pretender := &storage.Client{ID: "pretender", RedirectURIs: []string{providertest.RedirectURI}, Scopes: []string{"openid", "qr:approve"}}
+	s := providertest.NewServer(t, providertest.Options{Clients: []*storage.Client{pretender}})
+	if got := errorOf(ask(t, s, s.Browser(), "web", "client_id", "pretender", "scope", "openid qr:approve")); got != "invalid_scope" {
+		t.Errorf("error %q", got)
+	}
+}
+
 func TestPromptLoginDoesNotLoop(t *testing.T) {
 	t.Parallel()
 	s := providertest.NewServer(t, providertest.Options{})

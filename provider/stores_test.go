@@ -41,8 +41,14 @@ type together struct {
 	prepared sync.WaitGroup
 }
 
+type insideKey struct{}
+
 func (g *together) Tx(ctx context.Context, fn func(context.Context) error) error {
-	return g.Store.Tx(ctx, func(ctx context.Context) error {
+	if ctx.Value(insideKey{}) != nil {
+		// It joins the unit that waits.
+		return g.Store.Tx(ctx, fn)
+	}
+	return g.Store.Tx(context.WithValue(ctx, insideKey{}, true), func(ctx context.Context) error {
 		err := fn(ctx)
 		if g.on.Load() {
 			g.prepared.Done()
