@@ -50,11 +50,14 @@ func runBenchServer(ctx context.Context, e env, db, config string) (err error) {
 	ctx, stop := whileOpen(ctx, e.Stdin)
 	defer stop()
 	if name := e.Getenv(benchProfile); name != "" {
-		endProfile, err := startProfile(name)
+		profiled, err := profile(ctx, name)
 		if err != nil {
 			return errors.Join(err, running.store.Close(), running.listener.Close())
 		}
-		defer func() { err = errors.Join(err, endProfile()) }()
+		defer func() {
+			stop()
+			err = errors.Join(err, <-profiled)
+		}()
 	}
 	fmt.Fprintln(e.Stdout, running.listener.Addr())
 	return running.serve(ctx)
@@ -104,8 +107,9 @@ func whileOpen(ctx context.Context, in io.Reader) (context.Context, context.Canc
 	return ctx, stop
 }
 
-// startProfile profiles until the function it returns is called.
-func startProfile(name string) (end func() error, err error) {
+// profile writes a processor profile from now to the end of ctx: what the end itself costs is
+// not in it. The channel tells when it is written.
+func profile(ctx context.Context, name string) (<-chan error, error) {
 	file, err := os.Create(name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", benchProfile, err)
@@ -113,10 +117,12 @@ func startProfile(name string) (end func() error, err error) {
 	if err := pprof.StartCPUProfile(file); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", benchProfile, err), file.Close())
 	}
-	return func() error {
+	written := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
 		pprof.StopCPUProfile()
-		return file.Close()
-	}, nil
+		written <- file.Close()
+	})
+	return written, nil
 }
 
 // benchPatience bounds every wait for a child.

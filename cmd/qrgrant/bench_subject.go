@@ -207,7 +207,7 @@ func (s *benchSubject) stop() error {
 	if s.child == nil {
 		return nil
 	}
-	return s.child.stop()
+	return s.child.drop()
 }
 
 // signedWith refuses to measure another signature than the one it would be called.

@@ -67,7 +67,7 @@ func (l *Lanes) Step(phone *Conn, n int) (time.Duration, error) {
 	case err != nil:
 		return 0, err
 	case woken.Tokens || a.checkCode == "":
-		return 0, &UnexpectedError{Operation: "long poll", Status: http.StatusBadRequest, Code: "without a check code after the scan"}
+		return 0, fmt.Errorf("a long poll ended after %s without a check code", latency)
 	case !woken.Held:
 		l.missed.Add(1)
 	}
