@@ -31,7 +31,7 @@ type cardView struct {
 	Action, CSRF, Card        string
 	Fault                     string
 	Context                   qr.Context
-	Verified, Where           string
+	Verified, Where, Asked    string
 	Consequence               string
 	Warnings                  []string
 	AskCheckCode, AskUserCode bool
@@ -137,7 +137,7 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 	}
 	v := cardView{
 		Action: p.pathOf(routeDevice), CSRF: token, Card: card, Fault: fault, Context: a.Context,
-		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network),
+		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network), Asked: askedText(a.Context.AgeSeconds),
 		Consequence: a.Context.Consequence, AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
 	}
 	for _, id := range a.Context.Warnings {
@@ -265,6 +265,16 @@ func whereText(n qr.ContextNetwork) string {
 		return "not known"
 	}
 	return text
+}
+
+func askedText(seconds int64) string {
+	switch {
+	case seconds < 60:
+		return "less than a minute ago"
+	case seconds < 120:
+		return "a minute ago"
+	}
+	return strconv.FormatInt(seconds/60, 10) + " minutes ago"
 }
 
 func warningText(id string) string {
