@@ -87,7 +87,7 @@ func (p *Provider) hint(ctx context.Context, loginHint, idTokenHint string) stri
 }
 
 // stillActive refuses a redemption when the person, one of the clients or the approving
-// sign-in is gone since the approval.
+// sign-in is gone since the approval, or the client's QR sign-in was switched off.
 func (p *Provider) stillActive(ctx context.Context, s *storage.QRSession) error {
 	gone := fmt.Errorf("provider: no longer active: %w", storage.ErrNotFound)
 	if s.Claim == nil {
@@ -103,7 +103,7 @@ func (p *Provider) stillActive(ctx context.Context, s *storage.QRSession) error 
 		if err != nil {
 			return err
 		}
-		if c.Disabled {
+		if c.Disabled || id == s.ClientID && !c.QR.Enabled {
 			return gone
 		}
 	}
@@ -163,10 +163,8 @@ func qrBornMayUse(client fositestore.Client, scopes []string) bool {
 		allowed = []string{"openid", "profile"}
 	}
 	for _, s := range scopes {
-		if s == "offline_access" && client.QR.OfflineAccess {
-			continue
-		}
-		if !slices.Contains(allowed, s) {
+		// A refresh token takes the policy's word as well as the scope, as in a redemption.
+		if !slices.Contains(allowed, s) || s == "offline_access" && !client.QR.OfflineAccess {
 			return false
 		}
 	}
