@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ory/fosite"
+
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -26,6 +28,13 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 	q, fresh, err := s.find(ctx, a, req.Payload, code, entry)
 	if err != nil {
 		return nil, err
+	}
+	client, policy, err := s.asking(ctx, q)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, s.scanRefused(ctx, a, q, storage.QRScanGone, code != "")
+	case err != nil:
+		return nil, problemServer(err)
 	}
 	if wait := s.reports.against(asker{q.ClientID, q.Address}, a.Subject, now); wait > 0 {
 		return nil, problemLimited(wait)
@@ -54,7 +63,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 		s.personTries.giveBack(a.Subject)
 		s.prefixTries.giveBack(prefix(a.Address))
 	}
-	return s.claimed(ctx, q, handle, now)
+	return s.claimed(q, client, policy, handle, now)
 }
 
 // entry reads how the session is named: by a user code (returned normalized) or by a frame.
@@ -172,12 +181,12 @@ func (s *Server) scanRefused(ctx context.Context, a Approver, q *storage.QRSessi
 	return problemGone()
 }
 
-func (s *Server) claimed(ctx context.Context, q *storage.QRSession, handle secret, now time.Time) (*ScanAnswer, error) {
+func (s *Server) claimed(q *storage.QRSession, client fosite.Client, policy Policy, handle secret, now time.Time) (*ScanAnswer, error) {
 	k, err := s.key(q)
 	if err != nil {
 		return nil, problemServer(err)
 	}
-	seen, err := s.context(ctx, k, q, now)
+	seen, err := s.context(k, q, client, policy, now)
 	if err != nil {
 		return nil, problemServer(err)
 	}

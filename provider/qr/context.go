@@ -5,12 +5,15 @@ import (
 	"crypto/hmac"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/ory/fosite"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -74,14 +77,26 @@ const (
 	WarnLink      = "entry_link"
 )
 
-// context builds what the claimer sees. It depends on the record and the client's
-// registration only, never on the caller, so that the digest can be made again.
-func (s *Server) context(ctx context.Context, k *serverKey, q *storage.QRSession, now time.Time) (Context, error) {
+// asking returns the client that opened the session, with its policy. The error wraps
+// storage.ErrNotFound when it is gone or was switched off since: then nobody approves for it.
+func (s *Server) asking(ctx context.Context, q *storage.QRSession) (fosite.Client, Policy, error) {
 	client, err := s.config.Client(ctx, q.ClientID)
+	if errors.Is(err, fosite.ErrNotFound) {
+		err = errors.Join(storage.ErrNotFound, err)
+	}
 	if err != nil {
-		return Context{}, fmt.Errorf("qr: asking client: %w", err)
+		return nil, Policy{}, fmt.Errorf("qr: asking client: %w", err)
 	}
 	policy := s.config.Policy(ctx, client)
+	if !policy.Enabled {
+		return nil, Policy{}, fmt.Errorf("qr: asking client is switched off: %w", storage.ErrNotFound)
+	}
+	return client, policy, nil
+}
+
+// context builds what the claimer sees. It depends on the record and the client's
+// registration only, never on the caller, so that the digest can be made again.
+func (s *Server) context(k *serverKey, q *storage.QRSession, client fosite.Client, policy Policy, now time.Time) (Context, error) {
 	c := Context{
 		Client:         ContextClient{ID: q.ClientID, Name: policy.Name, Verified: policy.Verified},
 		Door:           "direct",
