@@ -2,12 +2,17 @@ package provider_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/qrgrant/qrgrant/provider/providertest"
 	"github.com/qrgrant/qrgrant/storage"
@@ -219,5 +224,48 @@ func TestLostTokenAnswer(t *testing.T) {
 				t.Error("the new login does not work")
 			}
 		})
+	}
+}
+
+// failingList is a store that can fail to list a person's sign-ins.
+type failingList struct {
+	storage.Store
+	fails atomic.Bool
+}
+
+func (f *failingList) SessionsBySubject(ctx context.Context, subject string) ([]*storage.Session, error) {
+	if f.fails.Load() {
+		return nil, errors.New("the disk is gone")
+	}
+	return f.Store.SessionsBySubject(ctx, subject)
+}
+
+// TestReportThatFailedHalfWayIsRepeated: the denial stood already when the revocation failed;
+// the phone that tries again must still be rid of what the asker had got from it.
+func TestReportThatFailedHalfWayIsRepeated(t *testing.T) {
+	t.Parallel()
+	store := &failingList{}
+	s := providertest.NewServer(t, providertest.Options{Change: roomy, Wrap: func(inner storage.Store) storage.Store {
+		store.Store = inner
+		return store
+	}})
+	_, tokens := signIn(t, s, "cli", nil)
+	p := newPhone(t, s)
+	c := openQR(t, s, "cli", nil)
+	scan, _ := c.claim(p)
+	store.fails.Store(true)
+	if reply := p.decide(scan, "report", ""); reply.Status != http.StatusInternalServerError || !active(t, s, tokens.AccessToken) {
+		t.Fatalf("report while the store fails: %d %s", reply.Status, reply.Body)
+	}
+	wantError(t, c.poll(t.Context()), http.StatusBadRequest, "access_denied")
+	store.fails.Store(false)
+	if reply := p.decide(scan, "report", ""); reply.Status != http.StatusOK {
+		t.Errorf("the report again: %d %s", reply.Status, reply.Body)
+	}
+	if active(t, s, tokens.AccessToken) {
+		t.Error("the asker kept what it had got from the reporter")
+	}
+	if diff := cmp.Diff([]string{storage.EventQROpened, storage.EventQRScanned, storage.EventQRReported}, rowTypes(t, s, c)); diff != "" {
+		t.Error(diff)
 	}
 }

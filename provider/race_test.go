@@ -53,7 +53,6 @@ func wantTally(t *testing.T, answers []*providertest.Reply, want map[string]int)
 }
 
 // TestRaceOfRedemptions: of 64 polls of one approved session exactly one gets tokens.
-//
 func TestRaceOfRedemptions(t *testing.T) {
 	t.Parallel()
 	for _, client := range []string{"cli", "tv"} {

@@ -32,7 +32,6 @@ func (s *Server) Decide(ctx context.Context, a Approver, req DecisionRequest) (*
 	var (
 		outcome storage.QRDecideOutcome
 		q       *storage.QRSession
-		report  bool
 	)
 	err = s.config.Store.UpdateQRSession(ctx, handle.id, func(stored *storage.QRSession) error {
 		d, err := s.decision(ctx, stored, a, verdict, req)
@@ -40,9 +39,7 @@ func (s *Server) Decide(ctx context.Context, a Approver, req DecisionRequest) (*
 			return err
 		}
 		d.HandleHash, d.Approval.ResultSID = handle.hash(), sid
-		reported := stored.Reported
 		outcome = stored.Decide(s.config.Now(), d)
-		report = stored.Reported && !reported
 		q = stored.Clone()
 		return nil
 	})
@@ -52,7 +49,8 @@ func (s *Server) Decide(ctx context.Context, a Approver, req DecisionRequest) (*
 	case err != nil:
 		return nil, problemServer(err)
 	}
-	if report {
+	// Also when the report is repeated: the first one may have failed after the denial.
+	if verdict == storage.QRReport && outcome == storage.QRDecideDenied {
 		if err := s.reported(ctx, q); err != nil {
 			return nil, problemServer(err)
 		}
@@ -73,7 +71,11 @@ func (s *Server) decision(ctx context.Context, q *storage.QRSession, a Approver,
 	if err != nil {
 		return d, err
 	}
-	seen, err := s.context(ctx, k, q, s.config.Now())
+	client, policy, err := s.asking(ctx, q)
+	if err != nil {
+		return d, err
+	}
+	seen, err := s.context(k, q, client, policy, s.config.Now())
 	if err != nil {
 		return d, err
 	}
