@@ -169,14 +169,17 @@ func TestPollsThatAreNotHeld(t *testing.T) {
 			if row.seq != 0 {
 				form.Set("qr_seq", strconv.Itoa(row.seq))
 			}
-			reply := c.post(t.Context(), "/token", form, http.Header{"Prefer": row.prefer})
-			wantRefusal(t, reply, http.StatusBadRequest, "authorization_pending")
-			wantHeld(t, reply, "")
 			// And it exempts nothing: a repeat is free, then it is early.
-			c.post(t.Context(), "/token", form, http.Header{"Prefer": row.prefer})
-			reply = c.post(t.Context(), "/token", form, http.Header{"Prefer": row.prefer})
-			wantRefusal(t, reply, http.StatusBadRequest, "slow_down")
-			wantHeld(t, reply, "")
+			for _, code := range []string{"authorization_pending", "authorization_pending", "slow_down"} {
+				answer := c.holdWith(t.Context(), form, http.Header{"Prefer": row.prefer})
+				if s.Clock.Timers() != 0 {
+					t.Error("it is held")
+					s.Clock.Advance(25 * time.Second)
+				}
+				reply := <-answer
+				wantRefusal(t, reply, http.StatusBadRequest, code)
+				wantHeld(t, reply, "")
+			}
 		})
 	}
 }

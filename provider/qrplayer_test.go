@@ -120,11 +120,14 @@ func (c *consumption) hold(ctx context.Context, seconds int) <-chan *providertes
 
 func (c *consumption) holdForm(ctx context.Context, seconds int, form url.Values) <-chan *providertest.Reply {
 	c.t.Helper()
+	return c.holdWith(ctx, form, http.Header{"Prefer": {"wait=" + strconv.Itoa(seconds)}})
+}
+
+func (c *consumption) holdWith(ctx context.Context, form url.Values, header http.Header) <-chan *providertest.Reply {
+	c.t.Helper()
 	before := c.s.Clock.Timers()
 	answer := make(chan *providertest.Reply, 1)
-	go func() {
-		answer <- c.post(ctx, "/token", form, http.Header{"Prefer": {"wait=" + strconv.Itoa(seconds)}})
-	}()
+	go func() { answer <- c.post(ctx, "/token", form, header) }()
 	for c.s.Clock.Timers() <= before && len(answer) == 0 {
 		runtime.Gosched()
 	}
