@@ -5,7 +5,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 
 	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/providertest"
+	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -166,6 +170,82 @@ func TestManyNamesFromOneAddressAreLimited(t *testing.T) {
 	}
 	if last != http.StatusTooManyRequests {
 		t.Errorf("the 31st name: %d", last)
+	}
+}
+
+// passwordForm is a filled-in sign-in form that can be sent again and again.
+func passwordForm(t *testing.T, s *providertest.Server, browser *http.Client, login, password string) url.Values {
+	t.Helper()
+	page := ask(t, s, browser, "web")
+	return url.Values{"csrf": {page.Hidden("csrf")}, "next": {page.Hidden("next")}, "login": {login}, "password": {password}}
+}
+
+// Guessing in parallel is guessing: the tries under way count before their hash is made.
+func TestParallelWrongPasswordsAreLimited(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := s.Browser()
+	form := passwordForm(t, s, browser, "nobody", "wrong")
+	var evaluated, refused atomic.Int32
+	var guesses sync.WaitGroup
+	for range 64 {
+		guesses.Go(func() {
+			switch reply := s.Post(t.Context(), browser, "/login", form); reply.Status {
+			case http.StatusOK:
+				evaluated.Add(1)
+			case http.StatusTooManyRequests:
+				refused.Add(1)
+			default:
+				t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+		})
+	}
+	guesses.Wait()
+	if evaluated.Load() != 10 || refused.Load() != 54 {
+		t.Errorf("%d of 64 guesses were looked at, %d refused; want 10 and 54", evaluated.Load(), refused.Load())
+	}
+}
+
+// What strangers fail at elsewhere keeps nobody out at once, but there is an end to it.
+func TestFailuresElsewhereDoNotLockOut(t *testing.T) {
+	t.Parallel()
+	s := limits(t, qr.Limits{})
+	send := func(browser *http.Client, form url.Values, address string) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/login"), strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("X-Forwarded-For", address)
+		return s.Do(browser, req).Status
+	}
+	attacker := s.Browser()
+	form := passwordForm(t, s, attacker, providertest.AliceLogin, "wrong")
+	wrong := func(address string) int { return send(attacker, form, address) }
+	right := func(address string) int {
+		browser := s.Browser()
+		return send(browser, passwordForm(t, s, browser, providertest.AliceLogin, providertest.AlicePassword), address)
+	}
+	for range 10 {
+		wrong("192.0.2.1")
+	}
+	if got := right("192.0.2.1"); got != http.StatusTooManyRequests {
+		t.Errorf("where ten failed: %d", got)
+	}
+	if got := right("198.51.100.1"); got != http.StatusSeeOther {
+		t.Errorf("elsewhere: %d", got)
+	}
+	for i := range 90 {
+		if got := wrong("203.0.113."+strconv.Itoa(i/10)); got != http.StatusOK {
+			t.Fatalf("failure %d: %d", i, got)
+		}
+	}
+	if got := right("198.51.100.1"); got != http.StatusTooManyRequests {
+		t.Errorf("after a hundred failures everywhere: %d", got)
+	}
+	s.Clock.Advance(20 * time.Second)
+	if got := right("198.51.100.1"); got != http.StatusSeeOther {
+		t.Errorf("twenty seconds later: %d", got)
 	}
 }
 

@@ -81,10 +81,12 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 // checkPassword returns the person, or nil when name or password is wrong. It works the same
 // for a name nobody has.
 func (p *Provider) checkPassword(r *http.Request, login, password string) (*storage.User, error) {
-	address := p.clientAddress(r)
-	if !p.guard.allow(address, login) {
+	try, ok := p.guard.begin(p.clientAddress(r), login)
+	if !ok {
 		return nil, &oauthError{status: http.StatusTooManyRequests, code: "rate_limited", description: "There were too many tries. Wait a minute and try again."}
 	}
+	failed := false
+	defer func() { p.guard.end(try, failed) }()
 	user, err := p.userByLogin(r.Context(), login)
 	if err != nil {
 		return nil, err
@@ -93,12 +95,12 @@ func (p *Provider) checkPassword(r *http.Request, login, password string) (*stor
 	if user != nil && user.PasswordHash != "" {
 		hash = user.PasswordHash
 	}
-	ok, err := p.guard.verify(r.Context(), hash, password)
+	ok, err = p.guard.verify(r.Context(), hash, password)
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	if !ok || user == nil || user.Disabled || user.PasswordHash == "" {
-		p.guard.failed(address, login)
+		failed = true
 		return nil, nil
 	}
 	return user, nil
