@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/qrgrant/qrgrant/provider/providertest"
 	"github.com/qrgrant/qrgrant/provider/qr"
@@ -83,7 +84,9 @@ func (c *consumption) post(ctx context.Context, path string, form url.Values, he
 	if !c.client.Public() {
 		req.SetBasicAuth(url.QueryEscape(c.client.ID), url.QueryEscape(providertest.ClientSecret))
 	}
-	return c.s.Do(c.s.Client(), req)
+	client := c.s.Client()
+	client.Timeout = time.Minute // a poll that nothing wakes fails its test instead of hanging it
+	return c.s.Do(client, req)
 }
 
 func (c *consumption) deviceCode() string { return c.opened.Text("device_code") }
