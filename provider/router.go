@@ -62,7 +62,7 @@ func (p *Provider) table() []route {
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
-		{routeQRConfig, "GET", "/.well-known/qr-configuration", p.qr.Configuration},
+		{routeQRConfig, "GET HEAD", "/.well-known/qr-configuration", p.qr.Configuration},
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
 		{routeStyle, "GET HEAD", "/static/style.css", p.style},

@@ -92,6 +92,15 @@ func TestWrongMethodAndPath(t *testing.T) {
 			t.Errorf("%s: Allow %q, want %q", path, got, allow)
 		}
 	}
+	for _, path := range []string{"/Q", "/jwks", "/healthz", "/readyz", "/static/style.css", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server", "/.well-known/qr-configuration"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, s.URL(path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply := s.Do(s.Client(), req); reply.Status != http.StatusOK || reply.Body != "" {
+			t.Errorf("HEAD %s: %d", path, reply.Status)
+		}
+	}
 	for _, path := range []string{"/", "/nothing", "//token", "/token/", "/q", "/TOKEN"} {
 		if reply := s.Get(t.Context(), s.Client(), path); reply.Status != http.StatusNotFound {
 			t.Errorf("%s: %d", path, reply.Status)
