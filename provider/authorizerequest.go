@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +15,13 @@ import (
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
-// longestNonce bounds what a client can make us store with a code.
-const longestNonce = 1024
+const (
+	// longestNonce bounds what a client can make us store with a code.
+	longestNonce = 1024
+	// challengeLength is that of a SHA-256 hash in base64url.
+	challengeLength = 43
+	base64URLDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+)
 
 // authorizeRequest is an authorization request whose client and redirect URI are good.
 type authorizeRequest struct {
@@ -120,7 +124,7 @@ func (req *authorizeRequest) readChallenge() error {
 		return invalidRequest("The code_challenge_method must be S256.")
 	}
 	req.challenge = v.Get("code_challenge")
-	if !regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`).MatchString(req.challenge) {
+	if len(req.challenge) != challengeLength || strings.Trim(req.challenge, base64URLDigits) != "" {
 		return invalidRequest("The code_challenge is malformed.")
 	}
 	return nil

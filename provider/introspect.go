@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -23,18 +24,24 @@ type introspection struct {
 	SessionID string   `json:"sid,omitempty"`
 }
 
-// introspect is POST /introspect. Only a confidential client may ask, and only for its own
-// tokens: fosite lets any active access token authorise the question and answers for all.
-func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
+// tokenRequest reads what /introspect and /revoke are sent: a token, from a client that is
+// authenticated (RFC 7662 §2.1, RFC 7009 §2.1).
+func (p *Provider) tokenRequest(w http.ResponseWriter, r *http.Request) (token string, client fositestore.Client, err error) {
 	values, err := form.Read(w, r)
 	if err == nil && !values.Has("token") {
 		err = invalidRequest("The token is missing.")
 	}
 	if err != nil {
-		p.writeError(w, r, err)
-		return
+		return "", fositestore.Client{}, err
 	}
-	client, err := p.authenticatedClient(r.Context(), r, values)
+	client, err = p.authenticatedClient(r.Context(), r, values)
+	return values.Get("token"), client, err
+}
+
+// introspect is POST /introspect. Only a confidential client may ask, and only for its own
+// tokens: fosite lets any active access token authorise the question and answers for all.
+func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
+	token, client, err := p.tokenRequest(w, r)
 	if err == nil && client.Public() {
 		err = invalidClient()
 	}
@@ -42,7 +49,7 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	grant, _, err := p.activeToken(r.Context(), values.Get("token"))
+	grant, _, err := p.activeToken(r.Context(), token)
 	switch {
 	case errors.Is(err, storage.ErrNotFound), err == nil && grant.ClientID != client.ID:
 		writeJSON(w, http.StatusOK, introspection{})

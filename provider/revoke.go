@@ -5,27 +5,18 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
 // revoke is POST /revoke (RFC 7009). Unlike fosite's, it says so when the store failed.
 func (p *Provider) revoke(w http.ResponseWriter, r *http.Request) {
-	values, err := form.Read(w, r)
-	if err == nil && !values.Has("token") {
-		err = invalidRequest("The token is missing.")
-	}
+	token, client, err := p.tokenRequest(w, r)
 	if err != nil {
 		p.writeError(w, r, err)
 		return
 	}
-	client, err := p.authenticatedClient(r.Context(), r, values)
-	if err != nil {
-		p.writeError(w, r, err)
-		return
-	}
-	grant, err := p.lookup(r.Context(), values.Get("token"))
+	grant, err := p.lookup(r.Context(), token)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		// An unknown token is revoked already (§2.2).
