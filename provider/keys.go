@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -22,17 +23,22 @@ import (
 )
 
 // keyRing holds the server keys and the signing keys. The RSA key takes a second to make, so
-// it is made beside the start; until it is there an RS256 client's ID token waits for it.
+// it is made beside the start; until it is there an RS256 client's ID token waits for it. If
+// that failed, the next such ID token has it tried again.
 type keyRing struct {
 	store  storage.Keys
+	now    func() time.Time
+	logger *slog.Logger
 	server []storage.Key
 
 	mu      sync.RWMutex
 	signing []signingKey
 
-	rsaReady chan struct{}
-	rsaErr   error
-	done     sync.WaitGroup
+	making sync.Mutex
+	// made is closed when the try under way to make the RSA key is over; nil when none is.
+	made   chan struct{}
+	closed bool
+	done   sync.WaitGroup
 }
 
 type signingKey struct {
@@ -42,9 +48,9 @@ type signingKey struct {
 }
 
 // openKeys loads the keys and makes the missing ones.
-func openKeys(ctx context.Context, store storage.Keys, random io.Reader, now time.Time) (*keyRing, error) {
-	ring := &keyRing{store: store, rsaReady: make(chan struct{})}
-	keys, err := store.Keys(ctx)
+func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
+	ring := &keyRing{store: c.Store, now: c.Now, logger: c.Logger}
+	keys, err := c.Store.Keys(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("provider: load keys: %w", err)
 	}
@@ -54,7 +60,7 @@ func openKeys(ctx context.Context, store storage.Keys, random io.Reader, now tim
 		}
 	}
 	if len(ring.server) == 0 {
-		if err := ring.makeServerKey(ctx, random, now); err != nil {
+		if err := ring.makeServerKey(ctx, c.Rand); err != nil {
 			return nil, err
 		}
 	}
@@ -63,44 +69,61 @@ func openKeys(ctx context.Context, store storage.Keys, random io.Reader, now tim
 		if err != nil {
 			return nil, fmt.Errorf("provider: make ES256 key: %w", err)
 		}
-		if err := ring.keep(ctx, private, jose.ES256, now); err != nil {
+		if err := ring.keep(ctx, private, jose.ES256); err != nil {
 			return nil, err
 		}
 	}
-	ring.startRSA(ctx, now)
+	if !ring.has(jose.RS256) {
+		ring.makeRSA(ctx)
+	}
 	return ring, nil
 }
 
-func (r *keyRing) makeServerKey(ctx context.Context, random io.Reader, now time.Time) error {
+func (r *keyRing) makeServerKey(ctx context.Context, random io.Reader) error {
 	var raw [44]byte
 	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return fmt.Errorf("provider: random bytes: %w", err)
 	}
-	k := storage.Key{ID: "s-" + base64.RawURLEncoding.EncodeToString(raw[32:]), Use: storage.KeyServer, Secret: raw[:32], CreatedAt: now}
+	k := storage.Key{ID: "s-" + base64.RawURLEncoding.EncodeToString(raw[32:]), Use: storage.KeyServer, Secret: raw[:32], CreatedAt: r.now()}
 	if err := r.store.PutKey(ctx, &k); err != nil {
 		return fmt.Errorf("provider: store server key: %w", err)
 	}
 	return r.add(k)
 }
 
-// startRSA makes the RS256 key off the start path.
-func (r *keyRing) startRSA(ctx context.Context, now time.Time) {
-	if r.has(jose.RS256) {
-		close(r.rsaReady)
-		return
+// makeRSA makes the RS256 key beside what goes on, unless a try is under way already, and
+// returns the channel that is closed when the try is over. A closed ring makes nothing.
+func (r *keyRing) makeRSA(ctx context.Context) <-chan struct{} {
+	r.making.Lock()
+	defer r.making.Unlock()
+	switch {
+	case r.made != nil:
+		return r.made
+	case r.closed || r.has(jose.RS256):
+		over := make(chan struct{})
+		close(over)
+		return over
 	}
+	made := make(chan struct{})
+	r.made = made
 	ctx = context.WithoutCancel(ctx)
 	r.done.Go(func() {
-		defer close(r.rsaReady)
 		private, err := rsa.GenerateKey(rand.Reader, 2048)
 		if err == nil {
-			err = r.keep(ctx, private, jose.RS256, now)
+			err = r.keep(ctx, private, jose.RS256)
 		}
-		r.rsaErr = err
+		if err != nil {
+			r.logger.ErrorContext(ctx, "the RS256 key was not made", "error", err)
+		}
+		r.making.Lock()
+		defer r.making.Unlock()
+		r.made = nil
+		close(made)
 	})
+	return made
 }
 
-func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.SignatureAlgorithm, now time.Time) error {
+func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.SignatureAlgorithm) error {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return fmt.Errorf("provider: encode %s key: %w", alg, err)
@@ -110,7 +133,7 @@ func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.Sign
 	if err != nil {
 		return fmt.Errorf("provider: thumbprint: %w", err)
 	}
-	k := storage.Key{ID: base64.RawURLEncoding.EncodeToString(sum), Use: storage.KeySigning, Algorithm: string(alg), Secret: der, CreatedAt: now}
+	k := storage.Key{ID: base64.RawURLEncoding.EncodeToString(sum), Use: storage.KeySigning, Algorithm: string(alg), Secret: der, CreatedAt: r.now()}
 	if err := r.store.PutKey(ctx, &k); err != nil {
 		return fmt.Errorf("provider: store %s key: %w", alg, err)
 	}
@@ -162,12 +185,9 @@ func (r *keyRing) find(alg jose.SignatureAlgorithm) (signingKey, bool) {
 
 // sign returns the compact JWS of payload, waiting for the RSA key when that is asked for.
 func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, payload []byte) (string, error) {
-	if alg == jose.RS256 {
+	if alg == jose.RS256 && !r.has(alg) {
 		select {
-		case <-r.rsaReady:
-			if r.rsaErr != nil {
-				return "", fmt.Errorf("provider: no RS256 key: %w", r.rsaErr)
-			}
+		case <-r.makeRSA(ctx):
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
@@ -219,4 +239,9 @@ func (r *keyRing) qrKeys() []qr.Key {
 }
 
 // close waits for the RSA key, so that nothing writes to a store that is being closed.
-func (r *keyRing) close() { r.done.Wait() }
+func (r *keyRing) close() {
+	r.making.Lock()
+	r.closed = true
+	r.making.Unlock()
+	r.done.Wait()
+}

@@ -53,7 +53,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if p.origins, err = newOrigins(p.origin()); err != nil {
 		return nil, fmt.Errorf("provider: issuer: %w", err)
 	}
-	if p.keys, err = openKeys(ctx, c.Store, c.Rand, c.Now()); err != nil {
+	if p.keys, err = openKeys(ctx, &c); err != nil {
 		return nil, err
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now}
