@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
@@ -95,7 +96,8 @@ func (p *Provider) devicePage(w http.ResponseWriter, r *http.Request, b *browser
 	}
 	p.render(w, r, http.StatusOK, "device", deviceView{
 		Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: logout,
-		UserCode: code[:min(len(code), 32)], Fault: fault, Name: user.Login,
+		// Cutting must not leave half a character.
+		UserCode: strings.ToValidUTF8(code[:min(len(code), 32)], ""), Fault: fault, Name: user.Login,
 	})
 }
 

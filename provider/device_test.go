@@ -15,6 +15,17 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
+func TestDevicePageCutsNoCharacter(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := s.Browser()
+	s.SignIn(t.Context(), browser, s.Get(t.Context(), browser, "/device"))
+	page := s.Get(t.Context(), browser, "/device?user_code="+strings.Repeat("B", 31)+"%C3%A9")
+	if got := page.Hidden("user_code"); page.Status != http.StatusOK || strings.ContainsRune(page.Body, '\uFFFD') || !strings.Contains(page.Body, strings.Repeat("B", 31)+`"`) {
+		t.Errorf("%d, code %q: %s", page.Status, got, page.Body)
+	}
+}
+
 func TestDevicePageWithXOAuth2(t *testing.T) {
 	t.Parallel()
 	s := providertest.NewServer(t, providertest.Options{})
