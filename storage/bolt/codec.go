@@ -12,6 +12,10 @@ import (
 // recordFormat is the first byte of every value: how the rest is encoded.
 const recordFormat = 1
 
+// errUnreadable: a value that is no record of its kind, because the file was damaged where no
+// checksum covers it.
+var errUnreadable = errors.New("storage/bolt: unreadable record")
+
 // codec turns records into bytes and back: CBOR behind one format byte.
 type codec struct {
 	enc cbor.UserBufferEncMode
@@ -54,17 +58,18 @@ func (c codec) encode(record any) ([]byte, error) {
 	return bytes.Clone(buf.Bytes()), nil
 }
 
-// decode copies everything out of raw, which may be a page of the file.
+// decode copies everything out of raw, which may be a page of the file. All its errors are
+// errUnreadable.
 func decode[T any](c codec, raw []byte) (*T, error) {
 	record := new(T)
 	if len(raw) == 0 {
-		return nil, errors.New("storage/bolt: empty record")
+		return nil, fmt.Errorf("%w: %T is empty", errUnreadable, record)
 	}
 	if raw[0] != recordFormat {
-		return nil, fmt.Errorf("storage/bolt: %T has format %d, this version reads %d", record, raw[0], recordFormat)
+		return nil, fmt.Errorf("%w: %T has format %d, this version reads %d", errUnreadable, record, raw[0], recordFormat)
 	}
 	if err := c.dec.Unmarshal(raw[1:], record); err != nil {
-		return nil, fmt.Errorf("storage/bolt: decode %T: %w", record, err)
+		return nil, fmt.Errorf("%w: decode %T: %w", errUnreadable, record, err)
 	}
 	return record, nil
 }

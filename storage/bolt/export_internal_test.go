@@ -68,6 +68,14 @@ func (s *Store) OnDisk(id storage.QRID) (*storage.QRSession, error) {
 	return decode[storage.QRSession](s.codec, raw)
 }
 
+// SpoilInMemory makes the record of a session in memory unreadable.
+func (s *Store) SpoilInMemory(id storage.QRID) {
+	shard := &s.memory.records[shardOf(id)]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	shard.records[id] = []byte{recordFormat, 0xff}
+}
+
 // Locks is the number of locks that exist.
 func (s *Store) Locks() (n int) {
 	for i := range s.locks.shards {

@@ -304,8 +304,10 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.db.Close())
 }
 
-// flush writes the sessions in memory, a few hundred to a commit.
+// flush writes the sessions in memory, a few hundred to a commit. One that cannot be read does
+// not keep the others from disk.
 func (s *Store) flush() error {
+	var unreadable error
 	var writes []operation
 	commit := func() error {
 		if len(writes) == 0 {
@@ -323,17 +325,18 @@ func (s *Store) flush() error {
 		}
 		qs, err := decode[storage.QRSession](s.codec, raw)
 		if err != nil {
-			return err
+			unreadable = errors.Join(unreadable, fmt.Errorf("storage/bolt: session %s is lost: %w", id.Hash(), err))
+			continue
 		}
 		writes = append(writes, s.putSession(raw, qs, rows))
 		if len(writes) < 500 {
 			continue
 		}
 		if err := commit(); err != nil {
-			return err
+			return errors.Join(unreadable, err)
 		}
 	}
-	return commit()
+	return errors.Join(unreadable, commit())
 }
 
 // get returns a copy of one value, or storage.ErrNotFound.

@@ -234,15 +234,17 @@ func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operat
 		var onDisk uint64
 		if was := sessions.Get(qs.ID[:]); was != nil {
 			old, err := decode[storage.QRSession](s.codec, was)
-			if err != nil {
-				return err
-			}
-			if old.Version >= qs.Version {
+			switch {
+			case err != nil:
+				// Memory has what the file has lost. The sweep removes the old index row.
+				s.skipped(bucketQR, err)
+			case old.Version >= qs.Version:
 				return nil
-			}
-			onDisk = old.Version
-			if err := removeExpiry(tx, old.SweepAt(), expiryQR, qs.ID[:]); err != nil {
-				return err
+			default:
+				onDisk = old.Version
+				if err := removeExpiry(tx, old.SweepAt(), expiryQR, qs.ID[:]); err != nil {
+					return err
+				}
 			}
 		}
 		if onDisk == 0 {
@@ -274,10 +276,7 @@ func (s *Store) putCode(tx *bbolt.Tx, qs *storage.QRSession) error {
 	if holder := codes.Get(qs.UserCodeHash[:]); holder != nil {
 		if was := in(tx, bucketQR).Get(holder); was != nil {
 			other, err := decode[storage.QRSession](s.codec, was)
-			if err != nil {
-				return err
-			}
-			if other.OpenedAt.After(qs.OpenedAt) {
+			if err == nil && other.OpenedAt.After(qs.OpenedAt) {
 				return nil
 			}
 		}

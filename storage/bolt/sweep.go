@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -16,7 +17,8 @@ import (
 const maxSweep = 1000
 
 // Sweep implements storage.Store. An opened session nobody scanned is forgotten 5 min after
-// it expired, counted and not logged. A session whose lock is taken is left for next time.
+// it expired, counted and not logged. A session whose lock is taken is left for next time. A
+// record that cannot be read stays in the file, but no sweep looks at it again.
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error) {
 	left := limit
 	for left > 0 {
@@ -70,6 +72,11 @@ func (s *Store) sweepMemory(now time.Time, limit int) (handled, removed int, err
 			continue
 		}
 		st, err := s.tryStage(u, id)
+		if errors.Is(err, errUnreadable) {
+			s.skipped("memory", err)
+			s.memory.drop(id, storage.UserCodeHash{})
+			continue
+		}
 		if err != nil {
 			return len(ids), removed, err
 		}
@@ -158,9 +165,20 @@ func (s *Store) sweepIndex(now time.Time, limit int) (handled, removed int, err 
 	return handled, removed, nil
 }
 
+// skipped tells the operator of a record that is passed over.
+func (s *Store) skipped(where string, err error) {
+	s.logger.Error("a record cannot be read and is passed over", slog.String("bucket", where), slog.Any("error", err))
+}
+
 // sweepSession logs the expiry of a session or removes it, whatever its record asks for.
 func (s *Store) sweepSession(u *unit, id storage.QRID, row []byte, now time.Time) (handled, removed int, err error) {
+	forget := func(tx *bbolt.Tx) error { return in(tx, bucketExpiry).Delete(row) }
 	st, err := s.tryStage(u, id)
+	if errors.Is(err, errUnreadable) {
+		s.skipped(bucketQR, err)
+		u.writes = append(u.writes, forget)
+		return 1, 0, nil
+	}
 	if err != nil {
 		return 0, 0, err
 	}
@@ -169,7 +187,7 @@ func (s *Store) sweepSession(u *unit, id storage.QRID, row []byte, now time.Time
 		if !errors.Is(err, storage.ErrNotFound) {
 			return 0, 0, err
 		}
-		u.writes = append(u.writes, func(tx *bbolt.Tx) error { return in(tx, bucketExpiry).Delete(row) })
+		u.writes = append(u.writes, forget)
 		return 1, 0, nil
 	}
 	if _, newer := s.memory.get(id); newer {
@@ -191,16 +209,18 @@ func (s *Store) sweepSession(u *unit, id storage.QRID, row []byte, now time.Time
 // removeDue removes a token or a sign-in that is due, with its index rows.
 func (s *Store) removeDue(kind byte, key, row []byte) operation {
 	return func(tx *bbolt.Tx) error {
-		var err error
-		if kind == expiryToken {
-			err = s.removeIf(tx, key, row)
-		} else {
-			err = s.removeSignInIf(tx, key, row)
+		bucket, remove := bucketToken, s.removeIf
+		if kind != expiryToken {
+			bucket, remove = bucketSession, s.removeSignInIf
 		}
-		if errors.Is(err, storage.ErrNotFound) {
-			return in(tx, bucketExpiry).Delete(row)
+		err := remove(tx, key, row)
+		switch {
+		case errors.Is(err, errUnreadable):
+			s.skipped(bucket, err)
+		case !errors.Is(err, storage.ErrNotFound):
+			return err
 		}
-		return err
+		return in(tx, bucketExpiry).Delete(row)
 	}
 }
 
