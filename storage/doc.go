@@ -2,8 +2,10 @@
 // state machine of the QR grant (qrsession.go, qrpoll.go, qrdecision.go) and the Store interface that a driver
 // implements. It holds the records and their rules and imports nothing of this module.
 //
-// It never speaks HTTP or OAuth wire formats, never sees a secret in the clear (callers hand
-// in hashes), and never reads a clock: every method that needs the time is given it.
+// It never speaks HTTP or OAuth wire formats and never reads a clock: every method that needs
+// the time is given it. Of passwords, codes and tokens it sees hashes only. The provider's own
+// private keys (Key.Secret) it keeps in the clear, so the database has to be protected like
+// them: the file of storage/bolt is made with mode 0600, and backups need the same care.
 //
 // # Design
 //

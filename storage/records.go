@@ -129,6 +129,8 @@ type Session struct {
 	ExpiresAt time.Time `cbor:"13,keyasint"`
 	// EndedAt is when it was signed out or revoked; zero while it lasts.
 	EndedAt time.Time `cbor:"14,keyasint,omitzero"`
+	// Address is the network address of the device that a QR-born sign-in signed in.
+	Address string `cbor:"15,keyasint,omitempty"`
 }
 
 // ActiveAt reports whether the session lasts at now.
@@ -147,12 +149,14 @@ const (
 	KeyServer KeyUse = "server"
 )
 
-// Key is a private key of the provider.
+// Key is a private key of the provider. It prints redacted.
 type Key struct {
-	ID        string    `cbor:"1,keyasint"`
-	Use       KeyUse    `cbor:"2,keyasint"`
-	Algorithm string    `cbor:"3,keyasint,omitempty"`
-	Secret    []byte    `cbor:"4,keyasint"`
+	ID        string `cbor:"1,keyasint"`
+	Use       KeyUse `cbor:"2,keyasint"`
+	Algorithm string `cbor:"3,keyasint,omitempty"`
+	// Secret is kept as it is, not hashed and not sealed: whoever can read the database can
+	// sign ID tokens and make check codes. Drivers keep it from other users of the machine.
+	Secret    []byte    `cbor:"4,keyasint" json:"-"`
 	CreatedAt time.Time `cbor:"5,keyasint"`
 }
 
