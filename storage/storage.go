@@ -101,6 +101,8 @@ type Users interface {
 	User(ctx context.Context, subject string) (*User, error)
 	// UserByLogin finds a user by login name, in any case.
 	UserByLogin(ctx context.Context, login string) (*User, error)
+	// Users lists every user by subject.
+	Users(ctx context.Context) ([]*User, error)
 }
 
 // Sessions keeps sign-ins (the sid of OpenID Connect), born of a password or of a QR approval.

@@ -72,3 +72,8 @@ func (s *Store) UserByLogin(ctx context.Context, login string) (*storage.User, e
 	})
 	return user, err
 }
+
+// Users implements storage.Users.
+func (s *Store) Users(ctx context.Context) ([]*storage.User, error) {
+	return all[storage.User](ctx, s, bucketUser)
+}

@@ -14,6 +14,7 @@ func recordTests() map[string]func(*testing.T, Open) {
 		"a client comes back as it was stored":           clientRoundTrip,
 		"clients are listed by id":                       clientsListed,
 		"a user comes back as it was stored":             userRoundTrip,
+		"users are listed by subject":                    usersListed,
 		"a login is unique in any case":                  loginUnique,
 		"a changed login frees the old one":              loginFreed,
 		"keys are listed oldest first and never replace": keysListed,
@@ -52,6 +53,22 @@ func clientRoundTrip(t *testing.T, open Open) {
 	got, err := s.Client(t.Context(), "bare")
 	wantErr(t, err, nil)
 	wantEqual(t, got, &storage.Client{ID: "bare", Name: "renamed"})
+}
+
+func usersListed(t *testing.T, open Open) {
+	s, _ := open(t)
+	for _, subject := range []string{"b", "c", "a"} {
+		if err := s.PutUser(t.Context(), &storage.User{Subject: subject, Login: "login of " + subject}); err != nil {
+			t.Fatalf("PutUser: %v", err)
+		}
+	}
+	users, err := s.Users(t.Context())
+	wantErr(t, err, nil)
+	var got []string
+	for _, u := range users {
+		got = append(got, u.Subject+", "+u.Login)
+	}
+	wantEqual(t, got, []string{"a, login of a", "b, login of b", "c, login of c"})
 }
 
 func clientsListed(t *testing.T, open Open) {
