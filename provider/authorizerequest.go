@@ -191,16 +191,30 @@ func sameButPort(registered, sent string) bool {
 
 // safeRedirect refuses what must never be redirected to, even when it was registered.
 func safeRedirect(raw string) *url.URL {
+	if CheckRedirectURI(raw) != nil {
+		return nil
+	}
 	u, err := url.Parse(raw)
-	switch {
-	case err != nil || u.Scheme == "" || strings.Contains(raw, "#"):
-		return nil
-	case slices.Contains([]string{"javascript", "data", "vbscript", "blob", "file", "about"}, u.Scheme):
-		return nil
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	if err != nil {
 		return nil
 	}
 	return u
+}
+
+// CheckRedirectURI returns an error when a redirect URI is never redirected to, though it be
+// registered: it must be absolute and without a fragment (RFC 6749 §3.1.2), nothing a browser
+// runs or reads itself, and http only on a loopback host, because a code crosses the network.
+func CheckRedirectURI(raw string) error {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Scheme == "" || strings.Contains(raw, "#"):
+		return errors.New("provider: a redirect URI is absolute and has no fragment")
+	case slices.Contains([]string{"javascript", "data", "vbscript", "blob", "file", "about"}, u.Scheme):
+		return errors.New("provider: a redirect URI of a scheme that browsers keep to themselves")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return errors.New("provider: a redirect URI with http leads to a loopback host")
+	}
+	return nil
 }
 
 // redirectOrigin is the redirect's origin for form-action, or its scheme when it has none.

@@ -236,7 +236,7 @@ func TestFailuresElsewhereDoNotLockOut(t *testing.T) {
 		t.Errorf("elsewhere: %d", got)
 	}
 	for i := range 90 {
-		if got := wrong("203.0.113."+strconv.Itoa(i/10)); got != http.StatusOK {
+		if got := wrong("203.0.113." + strconv.Itoa(i/10)); got != http.StatusOK {
 			t.Fatalf("failure %d: %d", i, got)
 		}
 	}
@@ -319,10 +319,27 @@ func TestPassword(t *testing.T) {
 	for _, broken := range []string{
 		"", "x", "$argon2id$", strings.Replace(hash, "argon2id", "argon2i", 1), strings.Replace(hash, "v=19", "v=18", 1),
 		strings.Replace(hash, "m=19456", "m=99999999", 1), strings.Replace(hash, "t=2", "t=0", 1), hash[:len(hash)-30],
-		"$argon2id$v=19$m=64,t=1,p=1$$",
+		"$argon2id$v=19$m=64,t=1,p=1$$", strings.Replace(hash, "p=1", "p=1,x", 1), strings.Replace(hash, "m=", "m=+", 1), strings.Replace(hash, "v=19", "v=19 ", 1),
 	} {
-		if provider.VerifyPassword(broken, "a password") {
-			t.Errorf("%q matches", broken)
+		if provider.VerifyPassword(broken, "a password") || provider.CheckPasswordHash(broken) == nil {
+			t.Errorf("%q is taken for a hash", broken)
+		}
+	}
+	if err := provider.CheckPasswordHash(hash); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCheckRedirectURI(t *testing.T) {
+	t.Parallel()
+	for uri, good := range map[string]bool{
+		"https://app.example/callback": true, "com.example.app:/callback": true, "http://127.0.0.1/callback": true,
+		"http://[::1]:8080/callback": true, "http://localhost/callback": true,
+		"": false, "/callback": false, "app.example/callback": false, "http://app.example/callback": false,
+		"https://app.example/#": false, "https://app.example/%": false, "javascript:alert(1)": false, "DATA:text/html,x": false,
+	} {
+		if err := provider.CheckRedirectURI(uri); (err == nil) != good {
+			t.Errorf("%q: %v", uri, err)
 		}
 	}
 }

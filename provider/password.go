@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -35,31 +36,54 @@ func HashPassword(password string) (string, error) {
 		enc.EncodeToString(salt), enc.EncodeToString(key)), nil
 }
 
-// VerifyPassword reports whether hash, in PHC string format, is of this password. A hash it
-// cannot read, or one with parameters beyond reason, matches nothing.
+// VerifyPassword reports whether hash, in PHC string format, is of this password. A hash that
+// CheckPasswordHash refuses matches nothing.
 func VerifyPassword(hash, password string) bool {
+	h, err := parseArgonHash(hash)
+	if err != nil {
+		return false
+	}
+	length := uint32(len(h.key)) //nolint:gosec // G115: parseArgonHash takes at most 64
+	got := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.threads, length)
+	return subtle.ConstantTimeCompare(got, h.key) == 1
+}
+
+// CheckPasswordHash returns an error when hash is no argon2id hash in PHC string format with
+// parameters within reason (at most 256 MiB, 16 passes, 16 lanes): no password matches it.
+func CheckPasswordHash(hash string) error {
+	_, err := parseArgonHash(hash)
+	return err
+}
+
+// argonHash is a hash taken apart.
+type argonHash struct {
+	memory, time uint32
+	threads      uint8
+	salt, key    []byte
+}
+
+func parseArgonHash(hash string) (argonHash, error) {
 	parts := strings.Split(hash, "$")
 	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" {
-		return false
+		return argonHash{}, errors.New("provider: not an argon2id hash")
 	}
-	var version int
-	var memory, time uint32
-	var threads uint8
-	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
-		return false
+	if parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
+		return argonHash{}, errors.New("provider: not the version 19 of argon2id")
 	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &time, &threads); err != nil {
-		return false
+	var h argonHash
+	// What Sscanf leaves unread must not be there.
+	_, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &h.memory, &h.time, &h.threads)
+	if err != nil || parts[3] != fmt.Sprintf("m=%d,t=%d,p=%d", h.memory, h.time, h.threads) {
+		return argonHash{}, errors.New("provider: malformed parameters of argon2id")
 	}
-	if memory > 256<<10 || time < 1 || time > 16 || threads < 1 || threads > 16 {
-		return false
+	if h.memory > 256<<10 || h.time < 1 || h.time > 16 || h.threads < 1 || h.threads > 16 {
+		return argonHash{}, errors.New("provider: parameters of argon2id beyond reason")
 	}
-	salt, errSalt := base64.RawStdEncoding.DecodeString(parts[4])
-	key, errKey := base64.RawStdEncoding.DecodeString(parts[5])
-	if errSalt != nil || errKey != nil || len(key) < 16 || len(key) > 64 {
-		return false
+	var errSalt, errKey error
+	h.salt, errSalt = base64.RawStdEncoding.DecodeString(parts[4])
+	h.key, errKey = base64.RawStdEncoding.DecodeString(parts[5])
+	if errSalt != nil || errKey != nil || len(h.key) < 16 || len(h.key) > 64 {
+		return argonHash{}, errors.New("provider: malformed salt or hash of argon2id")
 	}
-	length := uint32(len(key)) //nolint:gosec // G115: at most 64, see above
-	got := argon2.IDKey([]byte(password), salt, time, memory, threads, length)
-	return subtle.ConstantTimeCompare(got, key) == 1
+	return h, nil
 }
