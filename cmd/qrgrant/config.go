@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
@@ -200,6 +201,13 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 		return &fault{"qr.user_code", "user_code is compare or type"}
 	case c.QR.Lifetime != 0 && c.QR.Lifetime < minLifetime:
 		return &fault{"qr.lifetime", "lifetime must be at least 120s"}
+	case c.QR.Lifetime > maxLifetime:
+		return &fault{"qr.lifetime", "lifetime must be at most 10220s"}
+	}
+	for i, uri := range c.RedirectURIs {
+		if provider.CheckRedirectURI(uri) != nil {
+			return &fault{fmt.Sprintf("redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to: it must be absolute, without #, and https unless it leads to 127.0.0.1, [::1] or an app", uri)}
+		}
 	}
 	for i, grant := range c.GrantTypes {
 		if _, known := grantTypes()[grant]; !known {
@@ -209,8 +217,12 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 	if c.grants("qr_code") && c.grants("device_code") {
 		return &fault{"grant_types", "a client has at most one of qr_code and device_code"}
 	}
-	if (c.grants("qr_code") || c.grants("device_code")) && reflect.ValueOf(c.QR).IsZero() {
-		return &fault{"grant_types", "this grant is off until it is switched on with qr: {enabled: true}"}
+	if (c.grants("qr_code") || c.grants("device_code")) && !c.QR.Enabled {
+		at := "qr"
+		if reflect.ValueOf(c.QR).IsZero() {
+			at = "grant_types"
+		}
+		return &fault{at, "this grant is off until it is switched on with qr: {enabled: true}; to switch a client off, say disabled: true"}
 	}
 	if c.Approver && !slices.Contains(c.Scopes, qr.ApproveScope) {
 		return &fault{"approver", "an approver needs the scope " + qr.ApproveScope}
@@ -229,7 +241,7 @@ func (u *userConfig) fault(getenv func(string) string) *fault {
 		return &fault{"login", "a user needs a login"}
 	case u.PasswordHash != "" && u.PasswordEnv != "":
 		return &fault{"password_env", "give password_hash or password_env, not both"}
-	case u.PasswordHash != "" && !isArgon2id(u.PasswordHash):
+	case u.PasswordHash != "" && provider.CheckPasswordHash(u.PasswordHash) != nil:
 		return &fault{"password_hash", "this is not an argon2id hash; make one with: qrgrant hash-password"}
 	case u.PasswordEnv != "" && getenv(u.PasswordEnv) == "":
 		return &fault{"password_env", fmt.Sprintf("the environment variable %s is empty", u.PasswordEnv)}

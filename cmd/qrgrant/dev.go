@@ -77,7 +77,7 @@ func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server,
 	})
 	if err == nil {
 		if err = os.WriteFile(run.passwordFile, []byte(run.password+"\n"), 0o600); err != nil {
-			err = errors.Join(fmt.Errorf("write the password file: %w", err), running.store.Close(), running.listener.Close())
+			err = errors.Join(fmt.Errorf("write the password file: %w", err), running.abandon())
 		}
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,6 +37,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"spawn":    spawn,
 			"await":    await,
+			"unsaid":   unsaid,
 			"type":     typeLine,
 			"mistype":  mistype,
 			"signal":   sendSignal,
@@ -71,6 +73,14 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if len(args) == 3 {
 		ts.Setenv(args[2], found)
+	}
+}
+
+// unsaid NAME REGEXP checks that a process has not said something.
+func unsaid(ts *testscript.TestScript, _ bool, args []string) {
+	text, _ := processes(ts)[args[0]].out.look()
+	if regexp.MustCompile(args[1]).MatchString(text) {
+		ts.Fatalf("%s said:\n%s", args[0], text)
 	}
 }
 

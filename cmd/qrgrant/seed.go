@@ -20,6 +20,8 @@ const (
 	// minSecret keeps guessable client secrets out: their hash is a fast one.
 	minSecret   = 32
 	minLifetime = storage.MinLifetime
+	// maxLifetime is what the ten bits of a frame's number can count, 10 s each.
+	maxLifetime = 10_220 * time.Second
 )
 
 // grantTypes are the names a configuration uses, and what they are on the wire.
@@ -39,33 +41,49 @@ func (c *clientConfig) grants(name string) bool {
 	return slices.ContainsFunc(c.GrantTypes, func(g string) bool { return grantTypes()[g] == grantTypes()[name] })
 }
 
-func isArgon2id(hash string) bool {
-	return strings.HasPrefix(hash, "$argon2id$") && strings.Count(hash, "$") == 5
+// strangers are those that are enabled in the database and not in the file.
+type strangers struct {
+	clients, logins []string
 }
 
 // store puts the file's clients and users into the database. It replaces what is there under
-// the same name and removes nothing; strangers returns the clients that only the database has.
-func (f *configFile) store(ctx context.Context, s storage.Store, getenv func(string) string) (strangers []string, err error) {
+// the same name and removes nothing.
+func (f *configFile) store(ctx context.Context, s storage.Store, getenv func(string) string) error {
 	for i := range f.Clients {
 		if err := s.PutClient(ctx, f.Clients[i].record(getenv)); err != nil {
-			return nil, fmt.Errorf("store the client %q: %w", f.Clients[i].ID, err)
+			return fmt.Errorf("store the client %q: %w", f.Clients[i].ID, err)
 		}
 	}
 	for i := range f.Users {
 		if err := f.Users[i].store(ctx, s, getenv); err != nil {
-			return nil, fmt.Errorf("store the user %q: %w", f.Users[i].Login, err)
+			return fmt.Errorf("store the user %q: %w", f.Users[i].Login, err)
 		}
 	}
-	all, err := s.Clients(ctx)
+	return nil
+}
+
+// strangers lists whom only the database has: what is taken out of the file stays able to
+// sign in.
+func (f *configFile) strangers(ctx context.Context, s storage.Store) (found strangers, err error) {
+	clients, err := s.Clients(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list the clients: %w", err)
+		return strangers{}, fmt.Errorf("list the clients: %w", err)
 	}
-	for _, c := range all {
+	for _, c := range clients {
 		if !c.Disabled && !slices.ContainsFunc(f.Clients, func(known clientConfig) bool { return known.ID == c.ID }) {
-			strangers = append(strangers, c.ID)
+			found.clients = append(found.clients, c.ID)
 		}
 	}
-	return strangers, nil
+	users, err := s.Users(ctx)
+	if err != nil {
+		return strangers{}, fmt.Errorf("list the users: %w", err)
+	}
+	for _, u := range users {
+		if !u.Disabled && !slices.ContainsFunc(f.Users, func(known userConfig) bool { return strings.EqualFold(known.Login, u.Login) }) {
+			found.logins = append(found.logins, u.Login)
+		}
+	}
+	return found, nil
 }
 
 func (c *clientConfig) record(getenv func(string) string) *storage.Client {

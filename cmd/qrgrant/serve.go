@@ -12,7 +12,8 @@ import (
 
 const serveDetail = `    The server. It speaks plain HTTP: put a TLS proxy in front of it, and name the proxy's
     network with --trusted-proxy. The configuration lists clients and users; they are stored
-    into the database at every start:
+    into the database at every start. Taking one out of the file does not take it out of the
+    database: to lock it, leave it in and say disabled: true.
 
       clients:
         - id: tv

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// readTimeout bounds a whole request: bodies are at most 64 KiB.
+	// readHeaderTimeout bounds the head of a request, readTimeout all of it: bodies are at
+	// most 64 KiB.
 	readHeaderTimeout = 10 * time.Second
 	readTimeout       = 20 * time.Second
 	// writeTimeout must outlast a long poll of 25 s.
@@ -65,7 +66,7 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 	if s.issuer == "" {
 		s.issuer = "http://" + listener.Addr().String()
 	}
-	store, err := openStore(s.db)
+	store, err := openStore(s.db, s.logger)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -77,12 +78,18 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 }
 
 func newServer(ctx context.Context, s serverSettings, listener net.Listener, store storage.Store) (*server, error) {
-	strangers, err := s.config.store(ctx, store, s.getenv)
+	if err := s.config.store(ctx, store, s.getenv); err != nil {
+		return nil, err
+	}
+	found, err := s.config.strangers(ctx, store)
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range strangers {
-		s.logger.Warn("a client in the database is not in the configuration and stays as it is", "client_id", id)
+	for _, id := range found.clients {
+		s.logger.Warn("a client in the database is not in the configuration and stays as it is; to switch it off, list it with disabled: true", "client_id", id)
+	}
+	for _, login := range found.logins {
+		s.logger.Warn("a user in the database is not in the configuration and stays as it is; to lock the account, list it with disabled: true", "login", login)
 	}
 	handler, err := provider.New(ctx, provider.Config{
 		Issuer: s.issuer, Store: store,
@@ -110,6 +117,11 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 		}
 	})
 	return made, nil
+}
+
+// abandon releases a server that never served, the store last: the provider may be writing.
+func (s *server) abandon() error {
+	return errors.Join(s.listener.Close(), s.provider.Close(), s.store.Close())
 }
 
 // serve answers requests until ctx ends, then drains: no new connections, held polls end,
@@ -174,8 +186,8 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 }
 
 // openStore opens the database file and words what can be wrong with it.
-func openStore(path string) (storage.Store, error) {
-	store, err := bolt.Open(path, bolt.Options{})
+func openStore(path string, logger *slog.Logger) (storage.Store, error) {
+	store, err := bolt.Open(path, bolt.Options{Logger: logger})
 	switch {
 	case errors.Is(err, bolt.ErrInUse):
 		return nil, fmt.Errorf("%s is in use by another process; stop that one, or choose another file with --db", path)
