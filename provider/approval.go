@@ -33,6 +33,7 @@ func (p *Provider) qrConfig() qr.Config {
 		ScopeText:            scopeText,
 		Limits:               p.config.QRLimits,
 		AccessTokenLifetime:  p.config.AccessTokenLifetime,
+		IDTokenLifetime:      p.config.IDTokenLifetime,
 		RefreshTokenLifetime: qrRefreshLifetime,
 		Now:                  p.config.Now,
 		After:                p.config.After,
@@ -47,7 +48,12 @@ func qrPolicy(_ context.Context, client fosite.Client) qr.Policy {
 	if !ok {
 		return qr.Policy{}
 	}
-	return qr.Policy{QRPolicy: c.QR, Name: c.Name}
+	policy := qr.Policy{QRPolicy: c.QR, Name: c.Name}
+	if !c.Public() {
+		// It proved with its secret at the opening that the name is its own.
+		policy.Verified = "attested"
+	}
+	return policy
 }
 
 // bearer is what package qr may know of a phone's access token.
@@ -75,15 +81,18 @@ func (p *Provider) bearer(ctx context.Context, token string) (*qr.Bearer, error)
 }
 
 // hint resolves who may approve; "" is nobody.
-func (p *Provider) hint(ctx context.Context, loginHint, idTokenHint string) string {
+func (p *Provider) hint(ctx context.Context, loginHint, idTokenHint string) (string, error) {
 	if idTokenHint != "" {
-		return p.idTokens.hintSubject(idTokenHint)
+		return p.idTokens.hintSubject(idTokenHint), nil
 	}
 	user, err := p.config.Store.UserByLogin(ctx, loginHint)
-	if err != nil || user.Disabled {
-		return ""
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && user.Disabled:
+		return "", nil
+	case err != nil:
+		return "", err
 	}
-	return user.Subject
+	return user.Subject, nil
 }
 
 // stillActive refuses a redemption when the person, one of the clients or the approving
@@ -131,21 +140,22 @@ func (p *Provider) redeemed(ctx context.Context, r qr.Redemption) error {
 		AMR:        r.AMR,
 		ACR:        r.ACR,
 		Device:     r.Device,
+		Address:    r.Address,
 		CreatedAt:  r.At,
 		ExpiresAt:  r.At.Add(qrRefreshLifetime + p.config.AccessTokenLifetime),
 	})
 }
 
-// reported ends every sign-in that the reporting person approved for the asking client; what
-// the client got in other ways is not the report's business.
-func (p *Provider) reported(ctx context.Context, subject, clientID string) error {
+// reported ends every sign-in that the reporting person approved for the asker, that client at
+// that address; what the client got elsewhere or in other ways is not the report's business.
+func (p *Provider) reported(ctx context.Context, subject, clientID, address string) error {
 	sessions, err := p.config.Store.SessionsBySubject(ctx, subject)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, s := range sessions {
-		if s.QRBorn && s.ClientID == clientID && s.EndedAt.IsZero() {
+		if s.QRBorn && s.ClientID == clientID && s.Address == address && s.EndedAt.IsZero() {
 			errs = append(errs, p.endSignIn(ctx, "", s.ID))
 		}
 	}
@@ -160,7 +170,7 @@ func qrBornMayUse(client fositestore.Client, scopes []string) bool {
 	}
 	allowed := client.QR.AllowedScopes
 	if len(allowed) == 0 {
-		allowed = []string{"openid", "profile"}
+		allowed = qr.DefaultScopes()
 	}
 	for _, s := range scopes {
 		// A refresh token takes the policy's word as well as the scope, as in a redemption.

@@ -2,15 +2,12 @@ package provider
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"errors"
-	"regexp"
 
 	"github.com/ory/fosite"
 
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // pkceHandler checks the verifier against the challenge in the code's own record (RFC 7636).
@@ -18,14 +15,12 @@ import (
 // none redeems the code; here a failed try changes nothing.
 type pkceHandler struct {
 	store *fositestore.Store
-	// verifier is the syntax of RFC 7636 §4.1.
-	verifier *regexp.Regexp
 }
 
 var _ fosite.TokenEndpointHandler = (*pkceHandler)(nil)
 
 func newPKCEHandler(store *fositestore.Store) *pkceHandler {
-	return &pkceHandler{store: store, verifier: regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)}
+	return &pkceHandler{store: store}
 }
 
 // HandleTokenEndpointRequest refuses a code whose verifier is wrong, missing or unexpected.
@@ -50,9 +45,7 @@ func (h *pkceHandler) HandleTokenEndpointRequest(ctx context.Context, req fosite
 		}
 		return nil
 	}
-	sum := sha256.Sum256([]byte(verifier))
-	derived := base64.RawURLEncoding.EncodeToString(sum[:])
-	if !h.verifier.MatchString(verifier) || subtle.ConstantTimeCompare([]byte(derived), []byte(challenge)) != 1 {
+	if !storage.VerifierMatches(challenge, verifier) {
 		return fosite.ErrInvalidGrant
 	}
 	return nil

@@ -288,6 +288,9 @@ func (c cell) forGrant(client string) cell {
 	if c.status == http.StatusUnprocessableEntity {
 		c.call = nil
 	}
+	if c.name == "poll" && c.after == storage.QRRedeemed {
+		c.changed = true // nothing was bound, so it is a replay, and the record remembers
+	}
 	return c
 }
 

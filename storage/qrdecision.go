@@ -4,6 +4,7 @@ package storage
 
 import (
 	"crypto/subtle"
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,9 @@ type QRScan struct {
 	SessionID string
 	JKT       string
 	// AuthTime is the phone's last real authentication.
-	AuthTime   time.Time
+	AuthTime time.Time
+	// ACR is how the person had signed in on the phone.
+	ACR        string
 	HandleHash [32]byte
 	Entry      QREntry
 	// FrameFresh is false for a frame that has rotated away. User codes are always fresh.
@@ -42,7 +45,8 @@ const (
 	QRScanStale
 	// QRScanWrongAccount: 403; another person was asked for.
 	QRScanWrongAccount
-	// QRScanStepUp: 401; the phone's sign-in is older than max_age allows.
+	// QRScanStepUp: 401; the phone's sign-in is older than max_age allows, or of none of the
+	// acr_values.
 	QRScanStepUp
 	// QRScanClaimed: 200; the session is this phone's.
 	QRScanClaimed
@@ -65,6 +69,8 @@ func (s *QRSession) Scan(now time.Time, scan QRScan) QRScanOutcome {
 	case s.Hinted && (s.HintSubject == "" || s.HintSubject != scan.Subject):
 		return QRScanWrongAccount
 	case s.MaxAge != nil && now.Sub(scan.AuthTime) > time.Duration(*s.MaxAge)*time.Second:
+		return QRScanStepUp
+	case len(s.ACRValues) > 0 && !slices.Contains(s.ACRValues, scan.ACR):
 		return QRScanStepUp
 	}
 	s.State = QRScanned

@@ -18,7 +18,7 @@ func start() time.Time { return time.Date(2026, time.November, 22, 12, 0, 0, 0, 
 
 func at(seconds int) time.Time { return start().Add(time.Duration(seconds) * time.Second) }
 
-const verifier = "a code_verifier as the consumption device keeps it"
+const verifier = "the-verifier-of-the-tests-is-43-characters-long"
 
 func challenge() string {
 	sum := sha256.Sum256([]byte(verifier))

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"strings"
 	"time"
 )
 
@@ -27,12 +28,25 @@ func (s *QRSession) Proves(p QRProof) bool {
 		return false
 	}
 	ok := subtle.ConstantTimeCompare([]byte(s.JKT), []byte(p.JKT))
-	if s.Challenge != "" {
-		sum := sha256.Sum256([]byte(p.Verifier))
-		got := base64.RawURLEncoding.EncodeToString(sum[:])
-		ok &= subtle.ConstantTimeCompare([]byte(s.Challenge), []byte(got))
+	return ok == 1 && (s.Challenge == "" || VerifierMatches(s.Challenge, p.Verifier))
+}
+
+const (
+	// The length of a code_verifier (RFC 7636 §4.1).
+	minVerifier, maxVerifier = 43, 128
+
+	unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)
+
+// VerifierMatches reports whether a code_verifier is well-formed and the one behind an S256
+// code_challenge (RFC 7636 §4.6). The comparison takes constant time.
+func VerifierMatches(challenge, verifier string) bool {
+	if len(verifier) < minVerifier || len(verifier) > maxVerifier || strings.Trim(verifier, unreserved) != "" {
+		return false
 	}
-	return ok == 1
+	sum := sha256.Sum256([]byte(verifier))
+	got := base64.RawURLEncoding.EncodeToString(sum[:])
+	return subtle.ConstantTimeCompare([]byte(challenge), []byte(got)) == 1
 }
 
 // QRPollOutcome is the answer of the token endpoint to one poll.
@@ -50,9 +64,9 @@ const (
 	QRPollDenied
 	// QRPollExpired: 400 expired_token.
 	QRPollExpired
-	// QRPollUsed: 400 invalid_grant; a lost answer, nothing is revoked.
+	// QRPollUsed: 400 invalid_grant; a lost answer, or a replay of what is revoked already.
 	QRPollUsed
-	// QRPollReplayed: 400 invalid_grant, and the caller revokes the whole family.
+	// QRPollReplayed: 400 invalid_grant, and the caller revokes the whole family, then calls Revoked.
 	QRPollReplayed
 	// QRPollUnproved: 400 invalid_grant; the verifier or key was missing, wrong or unexpected.
 	QRPollUnproved
@@ -98,7 +112,7 @@ func (s *QRSession) polled(now time.Time, p QRProof) QRPollOutcome {
 	state, proved := s.StateAt(now), s.Proves(p)
 	if state == QRRedeemed {
 		lostAnswer := s.Bound() && proved && now.Before(s.Redemption.At.Add(lostAnswerWindow))
-		if lostAnswer {
+		if lostAnswer || s.Redemption.Revoked {
 			return QRPollUsed
 		}
 		return QRPollReplayed
@@ -130,6 +144,17 @@ func (s *QRSession) bindingFailed(now time.Time) {
 		return
 	}
 	s.end(now, QRAborted, EventQRBindingFailed, QRAborted.String())
+}
+
+// Revoked notes that the family of a replayed redemption was revoked, so that the next replay
+// costs nothing. It reports whether there was anything to note.
+func (s *QRSession) Revoked(now time.Time) bool {
+	if s.State != QRRedeemed || s.Redemption.Revoked {
+		return false
+	}
+	s.Redemption.Revoked = true
+	s.moved(now, EventQRReplayed, "")
+	return true
 }
 
 // QRCancelOutcome is the answer to a cancellation by the consumption device.

@@ -225,6 +225,8 @@ type QRRedeeming struct {
 	At        time.Time `cbor:"1,keyasint"`
 	RequestID string    `cbor:"2,keyasint"`
 	SessionID string    `cbor:"3,keyasint"`
+	// Revoked is set once a replay has ended the family.
+	Revoked bool `cbor:"4,keyasint,omitempty"`
 }
 
 // TransitionError reports a step that the session's state does not allow.

@@ -1,6 +1,9 @@
 package storage_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,7 +143,9 @@ func TestCloneIsDeep(t *testing.T) {
 	age := int64(5)
 	s := open()
 	s.UserCodeSealed, s.Scopes, s.ACRValues, s.MaxAge = []byte{1}, []string{"openid"}, []string{"acr"}, &age
-	s.Scan(at(1), phone("ann", 1))
+	scan := phone("ann", 1)
+	scan.ACR = "acr"
+	s.Scan(at(1), scan)
 	d := decision(storage.QRApprove, "ann", 1)
 	d.Approval = storage.QRApproval{Scopes: []string{"openid"}, AMR: []string{"pwd"}}
 	s.Decide(at(2), d)
@@ -157,6 +162,76 @@ func TestCloneIsDeep(t *testing.T) {
 	}
 	if events := s.TakeEvents(); len(events) != 3 || len(s.TakeEvents()) != 0 {
 		t.Errorf("%d events, taken once", len(events))
+	}
+}
+
+// A client that asks for a kind of sign-in gets it or is told, never less.
+func TestScanStepsUpForACRValues(t *testing.T) {
+	t.Parallel()
+	for acr, want := range map[string]storage.QRScanOutcome{
+		"": storage.QRScanStepUp, "low": storage.QRScanStepUp, "high": storage.QRScanClaimed, "higher": storage.QRScanClaimed,
+	} {
+		s := open()
+		s.ACRValues = []string{"high", "higher"}
+		scan := phone("ann", 1)
+		scan.ACR = acr
+		if got := s.Scan(at(1), scan); got != want {
+			t.Errorf("a phone with acr %q: %v, want %v", acr, got, want)
+		}
+	}
+}
+
+// A replay is acted on once: what it revoked stays revoked, and the next one writes nothing.
+func TestReplayIsNotedOnce(t *testing.T) {
+	t.Parallel()
+	s := open()
+	s.Scan(at(1), phone("ann", 1))
+	if s.Revoked(at(1)) {
+		t.Error("a family was revoked before there was one")
+	}
+	s.Decide(at(2), decision(storage.QRApprove, "ann", 1))
+	s.Redeem(at(3), proof(), storage.QRRedeeming{RequestID: "family"})
+	if got := s.Poll(at(60), proof(), false); got != storage.QRPollReplayed {
+		t.Fatalf("the replay: %v", got)
+	}
+	s.TakeEvents()
+	version := s.Version
+	if !s.Revoked(at(60)) || s.Revoked(at(61)) {
+		t.Error("noted not once")
+	}
+	if events := s.TakeEvents(); len(events) != 1 || events[0].Type != storage.EventQRReplayed || s.Version != version+1 {
+		t.Errorf("events %v at version %d, want one qr.replayed", events, s.Version)
+	}
+	if got := s.Poll(at(62), proof(), false); got != storage.QRPollUsed || s.Version != version+1 {
+		t.Errorf("the replay after it: %v", got)
+	}
+}
+
+func TestVerifierMatches(t *testing.T) {
+	t.Parallel()
+	good := strings.Repeat("aZ9-._~", 7)
+	challenge := func(verifier string) string {
+		sum := sha256.Sum256([]byte(verifier))
+		return base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	for _, row := range []struct {
+		name, verifier string
+		want           bool
+	}{
+		{"every allowed character", good, true},
+		{"43 characters", good[:43], true},
+		{"42 characters", good[:42], false},
+		{"128 characters", strings.Repeat("a", 128), true},
+		{"129 characters", strings.Repeat("a", 129), false},
+		{"a character that is not unreserved", good[:43] + "+", false},
+		{"nothing", "", false},
+	} {
+		if got := storage.VerifierMatches(challenge(row.verifier), row.verifier); got != row.want {
+			t.Errorf("%s: %v", row.name, got)
+		}
+	}
+	if storage.VerifierMatches(challenge(good), good[1:]+"a") {
+		t.Error("another verifier matches")
 	}
 }
 

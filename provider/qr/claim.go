@@ -18,7 +18,7 @@ import (
 func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanAnswer, error) {
 	now := s.config.Now()
 	if wait := s.scans.take(a.Subject, now); wait > 0 {
-		s.record(ctx, storage.EventQRRateLimited, nil, a, "scan")
+		s.limited(ctx, a, "scan", a.Subject)
 		return nil, problemLimited(wait)
 	}
 	entry, code, fault := s.entry(req)
@@ -44,7 +44,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 		return nil, problemServer(err)
 	}
 	scan := storage.QRScan{
-		Subject: a.Subject, ClientID: a.ClientID, SessionID: a.SessionID, JKT: a.JKT, AuthTime: a.AuthTime,
+		Subject: a.Subject, ClientID: a.ClientID, SessionID: a.SessionID, JKT: a.JKT, AuthTime: a.AuthTime, ACR: a.ACR,
 		HandleHash: handle.hash(), Entry: entry, FrameFresh: fresh, ShowAddress: near(a.Address, q.Address),
 	}
 	var outcome storage.QRScanOutcome
@@ -110,7 +110,7 @@ func (s *Server) find(ctx context.Context, a Approver, payload, code string, ent
 		}
 	}
 	if wait > 0 {
-		s.record(ctx, storage.EventQRRateLimited, nil, a, "user_code")
+		s.limited(ctx, a, "user_code", a.Subject)
 		return nil, false, problemLimited(wait)
 	}
 	q, err := s.byUserCode(ctx, code)
@@ -171,7 +171,7 @@ func (s *Server) scanRefused(ctx context.Context, a Approver, q *storage.QRSessi
 	case storage.QRScanStepUp:
 		s.record(ctx, storage.EventQRStepUp, q, a, "")
 		p := problem(http.StatusUnauthorized, "insufficient_user_authentication", "Sign in again on this phone, then scan again.")
-		p.MaxAge = q.MaxAge
+		p.MaxAge, p.ACRValues = q.MaxAge, q.ACRValues
 		return p
 	case storage.QRScanGone, storage.QRScanClaimed, storage.QRScanRepeated:
 	}

@@ -86,7 +86,7 @@ func TestPreferWait(t *testing.T) {
 		{"in a second header", []string{"return=minimal", "Wait = 7"}, 7},
 		{"no number", []string{"wait=soon"}, 0},
 		{"negative", []string{"wait=-10"}, 0},
-		{"too big a number", []string{"wait=99999999999999999999"}, 0},
+		{"more than a number holds", []string{"wait=99999999999999999999"}, 25},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

@@ -163,7 +163,7 @@ func (c *Context) scopeNames() []string {
 	return names
 }
 
-// digest is the HMAC over everything the person saw and when it runs out, but never over the
+// digest256 is the HMAC over everything the person saw and when it runs out, but never over the
 // check code: what was seen is what is approved, and nothing about the code leaks.
 func (k *serverKey) digest256(q *storage.QRSession, c Context) (string, error) {
 	c.AgeSeconds = 0
@@ -181,15 +181,15 @@ func digestsEqual(a, b string) bool { return hmac.Equal([]byte(a), []byte(b)) }
 // scopeOpenID is asked for when an opening names no scope.
 const scopeOpenID = "openid"
 
-// defaultScopes is what a QR approval can grant when the client's policy names nothing.
-func defaultScopes() []string { return []string{scopeOpenID, "profile"} }
+// DefaultScopes is what a QR approval can grant when the client's policy names nothing.
+func DefaultScopes() []string { return []string{scopeOpenID, "profile"} }
 
 // grantable is requested ∩ client ∩ QR-allowed, in the order requested. A scope of the grant
 // itself is never among them: no approval makes an approver (protocol §8).
 func grantable(requested, client []string, policy Policy) []string {
 	allowed := policy.AllowedScopes
 	if len(allowed) == 0 {
-		allowed = defaultScopes()
+		allowed = DefaultScopes()
 	}
 	var scopes []string
 	for _, scope := range requested {

@@ -100,7 +100,7 @@ func (s *Server) decision(ctx context.Context, q *storage.QRSession, a Approver,
 	if req.Scope == nil {
 		return d, nil
 	}
-	narrowed := strings.Fields(*req.Scope)
+	narrowed := slices.Compact(slices.Sorted(slices.Values(strings.Fields(*req.Scope))))
 	if slices.ContainsFunc(narrowed, func(scope string) bool { return !slices.Contains(d.Approval.Scopes, scope) }) {
 		d.CodeMalformed = true
 	}
@@ -114,7 +114,8 @@ func (s *Server) reported(ctx context.Context, q *storage.QRSession) error {
 	if s.config.Report == nil {
 		return nil
 	}
-	return s.config.Report(ctx, q.Claim.Subject, q.ClientID)
+	// The denial is stored; the revocation must not fail because the phone has hung up.
+	return s.config.Report(context.WithoutCancel(ctx), q.Claim.Subject, q.ClientID, q.Address)
 }
 
 func (s *Server) decided(q *storage.QRSession, outcome storage.QRDecideOutcome) (*DecisionAnswer, error) {

@@ -28,6 +28,7 @@ const (
 	maxText      = 64
 	maxNonce     = 512
 	maxHint      = 4096
+	maxACR       = 512
 	challengeLen = 43
 )
 
@@ -154,7 +155,11 @@ func (s *Server) openSession(r *http.Request, client fosite.Client, values url.V
 		return nil, "", secret{}, fault
 	}
 	if hint, idToken := values.Get("login_hint"), values.Get("id_token_hint"); hint != "" || idToken != "" {
-		q.Hinted, q.HintSubject = true, s.config.Hint(ctx, hint, idToken)
+		subject, err := s.config.Hint(ctx, hint, idToken)
+		if err != nil {
+			return nil, "", secret{}, serverError(err)
+		}
+		q.Hinted, q.HintSubject = true, subject
 	}
 	address := s.config.ClientAddress(r)
 	q.Device = describeUserAgent(r.UserAgent())
@@ -166,7 +171,7 @@ func (s *Server) openSession(r *http.Request, client fosite.Client, values url.V
 	var limit *TokenError
 	switch {
 	case errors.As(err, &limit):
-		s.record(ctx, storage.EventQRRateLimited, nil, Approver{}, "open")
+		s.limited(ctx, Approver{}, "open", prefix(address).String())
 		return nil, "", secret{}, limit
 	case errors.Is(err, storage.ErrFull):
 		return nil, "", secret{}, limited(openWindow)
@@ -286,9 +291,9 @@ func request(values url.Values, client fosite.Client, grant storage.QRGrant, pol
 		q.Lifetime = storage.DeviceLifetime
 	case q.Lifetime == 0:
 		q.Lifetime = storage.QRLifetime
-	case q.Lifetime < storage.MinLifetime:
-		// No time would be left to claim it.
-		return nil, serverError(fmt.Errorf("qr: client %q has a lifetime under %s", q.ClientID, storage.MinLifetime))
+	case q.Lifetime < storage.MinLifetime || q.Lifetime > maxLifetime:
+		// No time would be left to claim it, or the frames would come round.
+		return nil, serverError(fmt.Errorf("qr: client %q has a lifetime not between %s and %s", q.ClientID, storage.MinLifetime, maxLifetime))
 	}
 	if len(q.Nonce) > 0 && len(q.Nonce) < policy.MinNonce {
 		return nil, invalidRequest("The nonce is too short.")
@@ -323,10 +328,14 @@ func bounded(values url.Values, q *storage.QRSession) *TokenError {
 	switch {
 	case len(q.Nonce) > maxNonce:
 		return invalidRequest("The nonce is too long.")
+	case len(values.Get("acr_values")) > maxACR:
+		return invalidRequest("The acr_values are too long.")
 	case len(values.Get("login_hint")) > maxHint || len(values.Get("id_token_hint")) > maxHint:
 		return invalidRequest("The hint is too long.")
 	case len([]rune(values.Get("binding_message"))) > maxText:
 		return invalidRequest("The binding_message is too long.")
+	case strings.Trim(values.Get("acr_values"), acrCharacters) != "":
+		return invalidRequest("The acr_values hold invalid characters.")
 	case q.Image != "" && q.Image != ImageSVG && q.Image != ImagePNG:
 		return invalidRequest("The qr_image is neither svg nor png.")
 	}
@@ -350,5 +359,8 @@ func bindChallenge(values url.Values, q *storage.QRSession) *TokenError {
 	q.Challenge = challenge
 	return nil
 }
+
+// acrCharacters can stand in a quoted string of a challenge as they are.
+const acrCharacters = base64URLDigits + " .:/~"
 
 const base64URLDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

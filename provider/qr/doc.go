@@ -30,8 +30,8 @@
 // # Three secrets, three holders
 //
 // The reference in the QR code (txn_ref) is public. The device_code never leaves the
-// consumption device and the token endpoint. The confirm_handle is the claiming phone's, and
-// dies with its decision. The check code exists only from the scan on and is derived from the
+// consumption device and the token endpoint. The confirm_handle is the claiming phone's;
+// once decided it only repeats, denies or reports, for 120 s. The check code exists only from the scan on and is derived from the
 // claim, so no lure can carry it: it shows that the person who approves sees the screen that
 // asks.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ory/fosite"
@@ -25,6 +26,8 @@ type Problem struct {
 	RetryAfter time.Duration
 	// MaxAge goes with insufficient_user_authentication, in seconds (RFC 9470 §3).
 	MaxAge *int64
+	// ACRValues goes with it too: any of them would do.
+	ACRValues []string
 	// bare asks for a challenge without an error, as a request without a token gets.
 	bare bool
 	// cause is for the log only.
@@ -76,6 +79,9 @@ func (p *Problem) write(w http.ResponseWriter) {
 	if p.MaxAge != nil {
 		body["max_age"] = *p.MaxAge
 	}
+	if len(p.ACRValues) > 0 {
+		body["acr_values"] = strings.Join(p.ACRValues, " ")
+	}
 	h := w.Header()
 	if p.RetryAfter > 0 {
 		h.Set("Retry-After", seconds(p.RetryAfter))
@@ -90,10 +96,15 @@ func (p *Problem) challenge() string {
 	switch {
 	case p.bare:
 		return "Bearer"
-	case p.Status == http.StatusUnauthorized && p.MaxAge != nil:
-		return `Bearer error="` + p.Code + `", max_age="` + strconv.FormatInt(*p.MaxAge, 10) + `"`
 	case p.Status == http.StatusUnauthorized:
-		return `Bearer error="` + p.Code + `"`
+		challenge := `Bearer error="` + p.Code + `"`
+		if len(p.ACRValues) > 0 {
+			challenge += `, acr_values="` + strings.Join(p.ACRValues, " ") + `"`
+		}
+		if p.MaxAge != nil {
+			challenge += `, max_age="` + strconv.FormatInt(*p.MaxAge, 10) + `"`
+		}
+		return challenge
 	case p.Code == "insufficient_scope":
 		return `Bearer error="insufficient_scope", scope="` + ApproveScope + `"`
 	}

@@ -21,6 +21,8 @@ const (
 	countLength  = 2
 	tagLength    = 16
 	countBits    = 10
+	// maxLifetime keeps k from coming round: a wrapped count would make an old frame fresh.
+	maxLifetime  = (1<<countBits - 2) * FrameLifetime
 	base32Digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 )
 
@@ -67,11 +69,10 @@ func (k *serverKey) genuine(issuer string, f frame) bool {
 	return err == nil && subtle.ConstantTimeCompare([]byte(tag), []byte(f.tag)) == 1
 }
 
-// fresh reports whether the frame is the current or the previous one. One frame ahead passes
-// too: only a replica whose clock runs ahead of ours can have signed it.
+// fresh reports whether the frame is the current or the previous one.
 func (f frame) fresh(q *storage.QRSession, now time.Time) bool {
 	age := frameCount(q.OpenedAt, now) - f.count
-	return age >= -1 && age <= 1
+	return age == 0 || age == 1
 }
 
 // rotateIn is the time until the next frame is due.

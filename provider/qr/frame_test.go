@@ -55,8 +55,7 @@ func TestFrameRotates(t *testing.T) {
 		{"the previous frame", 9 * time.Second, 19999 * time.Millisecond, true},
 		{"the frame before the previous one", 9 * time.Second, 20 * time.Second, false},
 		{"the first frame at the end of the claim window", 0, 179 * time.Second, false},
-		{"a frame of a replica that is a little ahead", 11 * time.Second, 9 * time.Second, true},
-		{"a frame of a replica that is far ahead", 41 * time.Second, 9 * time.Second, false},
+		{"a frame that is not due yet", 11 * time.Second, 9 * time.Second, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

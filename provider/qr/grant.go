@@ -2,8 +2,6 @@ package qr
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,6 +22,12 @@ import (
 type TokenStore interface {
 	CreateAccessTokenSession(ctx context.Context, signature string, request fosite.Requester) error
 	CreateRefreshTokenSession(ctx context.Context, signature, accessSignature string, request fosite.Requester) error
+}
+
+// revoker is the family revocation of fosite's oauth2.TokenRevocationStorage.
+type revoker interface {
+	RevokeAccessToken(ctx context.Context, requestID string) error
+	RevokeRefreshToken(ctx context.Context, requestID string) error
 }
 
 // redeemer is a fosite session that takes the whole result, marks included.
@@ -50,9 +54,13 @@ var _ fosite.TokenEndpointHandler = (*grant)(nil)
 
 // Factory is a compose.Factory that registers the token-endpoint handler of both grant types.
 // storage must implement TokenStore; strategy fosite's access token, refresh token and OpenID
-// Connect token strategies, as compose.CommonStrategy does. Like every factory of fosite it
-// panics at start-up when one is missing.
+// Connect token strategies, as compose.CommonStrategy does. Without a Config.Revoke, storage
+// must also have the two revocation methods of fosite's oauth2.TokenRevocationStorage. Like
+// every factory of fosite it panics at start-up when one is missing.
 func (s *Server) Factory(_ fosite.Configurator, storage, strategy any) any {
+	if s.config.Revoke == nil {
+		s.family = storage.(revoker)
+	}
 	return &grant{
 		server:  s,
 		tokens:  storage.(TokenStore),
@@ -121,7 +129,7 @@ func redemption(q *storage.QRSession, requestID string, now time.Time) Redemptio
 		Subject: q.Claim.Subject, ClientID: q.ClientID, RequestID: requestID,
 		SessionID: q.Approval.ResultSID, ParentID: q.Claim.SessionID, ApproverID: q.Claim.ClientID,
 		AuthTime: q.Approval.AuthTime, AMR: amr, ACR: q.Approval.ACR, Nonce: q.Nonce,
-		Scopes: q.Approval.Scopes, Device: q.Device, At: now,
+		Scopes: q.Approval.Scopes, Device: q.Device, Address: q.Address, At: now,
 	}
 }
 
@@ -260,8 +268,9 @@ func (g *grant) store(ctx context.Context, result Redemption, stored fosite.Requ
 	return nil
 }
 
-// inUnit runs fn as one transaction where the store has them. Without, the redemption is on
-// disk before the tokens are: a crash between them costs a login, never issues twice.
+// inUnit runs fn as one transaction where the store has them. Where fosite's tokens live
+// elsewhere, a failure between the two costs a login and never issues twice: tokens that were
+// stored before a commit that failed have been handed to nobody.
 func (g *grant) inUnit(ctx context.Context, fn func(ctx context.Context) error) error {
 	if u, ok := g.server.config.Store.(unit); ok {
 		return u.Tx(ctx, fn)
@@ -290,14 +299,17 @@ func (g *grant) mint(ctx context.Context, r fosite.AccessRequester) (minted, err
 		return minted{}, fmt.Errorf("qr: session %T is no openid.Session", r.GetSession())
 	}
 	claims := session.IDTokenClaims()
-	sum := sha256.Sum256([]byte(tokens.access))
-	claims.AccessTokenHash = base64.RawURLEncoding.EncodeToString(sum[:16])
+	helper := openid.IDTokenHandleHelper{IDTokenStrategy: g.ids}
+	if claims.AccessTokenHash, err = helper.ComputeHash(ctx, session, tokens.access); err != nil {
+		return minted{}, fmt.Errorf("qr: at_hash: %w", err)
+	}
 	// The strategy reads nonce and the like from the request's form, which here is that of
 	// the poll: it gets a private request with nothing but what was stored at the opening.
 	private := fosite.NewRequest()
 	private.ID, private.Client, private.Session = r.GetID(), r.GetClient(), r.GetSession()
 	private.GrantedScope, private.Form = r.GetGrantedScopes(), url.Values{"nonce": {claims.Nonce}}
-	lifespan := fosite.GetEffectiveLifespan(r.GetClient(), fosite.GrantType(GrantType), fosite.IDToken, g.server.config.AccessTokenLifetime)
+	grantType := fosite.GrantType(r.GetRequestForm().Get("grant_type"))
+	lifespan := fosite.GetEffectiveLifespan(r.GetClient(), grantType, fosite.IDToken, g.server.config.IDTokenLifetime)
 	if tokens.idToken, err = g.ids.GenerateIDToken(ctx, lifespan, private); err != nil {
 		return minted{}, fmt.Errorf("qr: ID token: %w", err)
 	}

@@ -1,7 +1,9 @@
 package qr
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,10 +23,11 @@ type Limits struct {
 	UserCodeTries          int
 	UserCodeTriesPerPrefix int
 	// HeldPolls and HeldPollsPerClient bound the polls held open at one time: 100,000 and
-	// 50,000. Beyond them a poll is answered at once.
+	// 50,000. Beyond them a poll is answered at once; a negative number holds none.
 	HeldPolls          int
 	HeldPollsPerClient int
-	// CoolDown is how long an asker stays away after a report: 5 min.
+	// CoolDown is how long an asker stays away after a report: 5 min. A negative one keeps
+	// nobody away.
 	CoolDown time.Duration
 }
 
@@ -41,6 +44,10 @@ func (l *Limits) defaults() {
 	if l.CoolDown == 0 {
 		l.CoolDown = 5 * time.Minute
 	}
+}
+
+func (l *Limits) valid() bool {
+	return min(l.OpensPerMinute, l.OpenSessions, l.Scans, l.UserCodeTries, l.UserCodeTriesPerPrefix) >= 0
 }
 
 // tryWindow is the span over which scans and user-code tries are counted.
@@ -129,10 +136,13 @@ type openSessions struct {
 
 	mu    sync.Mutex
 	until map[netip.Prefix]map[storage.QRID]int64
+	// total counts the sessions; at pruneAt of them the expired ones are dropped.
+	total   int
+	pruneAt int
 }
 
 func newOpenSessions(limit int) *openSessions {
-	return &openSessions{limit: limit, until: make(map[netip.Prefix]map[storage.QRID]int64)}
+	return &openSessions{limit: limit, until: make(map[netip.Prefix]map[storage.QRID]int64), pruneAt: firstPrune}
 }
 
 // take reserves a place for a session until it expires. Without a free one it returns how
@@ -140,35 +150,57 @@ func newOpenSessions(limit int) *openSessions {
 func (o *openSessions) take(p netip.Prefix, id storage.QRID, now, expires time.Time) (retryAfter time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.prune(now)
+	if len(o.until[p]) >= o.limit {
+		o.forget(p, now)
+	}
 	open := o.until[p]
 	if len(open) >= o.limit {
-		first := int64(0)
-		for other, until := range open {
-			if until <= now.Unix() {
-				delete(open, other)
-				continue
-			}
-			if first == 0 || until < first {
-				first = until
-			}
-		}
-		if len(open) >= o.limit {
-			return time.Unix(first, 0).Sub(now)
-		}
+		return time.Unix(slices.Min(slices.Collect(maps.Values(open))), 0).Sub(now)
 	}
 	if open == nil {
 		open = make(map[storage.QRID]int64, 1)
 		o.until[p] = open
 	}
 	open[id] = expires.Unix()
+	o.total++
 	return 0
+}
+
+// forget drops the expired sessions of one network.
+func (o *openSessions) forget(p netip.Prefix, now time.Time) {
+	open := o.until[p]
+	for id, until := range open {
+		if until <= now.Unix() {
+			delete(open, id)
+			o.total--
+		}
+	}
+	if len(open) == 0 {
+		delete(o.until, p)
+	}
+}
+
+// prune drops the expired sessions of all networks when there are twice as many as were left
+// the last time.
+func (o *openSessions) prune(now time.Time) {
+	if o.total < o.pruneAt {
+		return
+	}
+	for p := range o.until {
+		o.forget(p, now)
+	}
+	o.pruneAt = max(firstPrune, 2*o.total)
 }
 
 // release frees the place of a session that ended before its time.
 func (o *openSessions) release(p netip.Prefix, id storage.QRID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.until[p], id)
+	if _, open := o.until[p][id]; open {
+		delete(o.until[p], id)
+		o.total--
+	}
 	if len(o.until[p]) == 0 {
 		delete(o.until, p)
 	}

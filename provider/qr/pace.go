@@ -91,11 +91,10 @@ func (p *paces) judge(q *storage.QRSession, now time.Time, wantsHold bool) verdi
 	defer p.mu.Unlock()
 	own := p.pace[q.ID]
 	if own == nil {
-		own = &pace{}
-		p.pace[q.ID] = own
 		p.prune(now)
+		own = &pace{expires: q.ExpiresAt().Add(storage.MinLifetime)}
+		p.pace[q.ID] = own
 	}
-	own.expires = q.ExpiresAt().Add(storage.MinLifetime)
 	return own.judge(now, q.Interval, wantsHold)
 }
 

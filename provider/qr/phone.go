@@ -3,6 +3,7 @@ package qr
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -46,6 +47,11 @@ type ScanAnswer struct {
 	UserCodeRequired  bool    `json:"user_code_required"`
 }
 
+// LogValue keeps the handle out of logs.
+func (a *ScanAnswer) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("client", a.Context.Client.ID), slog.Int64("expires_in", a.ExpiresIn))
+}
+
 // DecisionRequest is the body of POST /qr/decision. Scope, when not nil, narrows the grant.
 type DecisionRequest struct {
 	ConfirmHandle string
@@ -54,6 +60,11 @@ type DecisionRequest struct {
 	CheckCode     string
 	UserCode      string
 	Scope         *string
+}
+
+// LogValue keeps the handle and the codes out of logs.
+func (r DecisionRequest) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("decision", r.Decision))
 }
 
 // DecisionAnswer is the state the decision led to, and the sid of the sign-in it approved.

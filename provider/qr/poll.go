@@ -31,7 +31,9 @@ func (s *Server) Poll(w http.ResponseWriter, r *http.Request, client fosite.Clie
 	q, fault := s.poll(r.Context(), r, client, form)
 	switch {
 	case r.Context().Err() != nil:
-		// The connection is gone: nobody reads an answer, and tokens would be lost.
+		// Tokens would be lost on a connection that is gone. If it is not, and somebody else
+		// ended the context, the PC must not read an empty 200.
+		tokenError(http.StatusServiceUnavailable, "temporarily_unavailable", "The request was given up. Try again.").write(w)
 		return r.Context(), false
 	case fault != nil:
 		s.refuse(r.Context(), w, fault)
@@ -158,7 +160,7 @@ func preferredWait(headers []string) int {
 				continue
 			}
 			n, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
-			if err != nil || n < minWait {
+			if err != nil && !errors.Is(err, strconv.ErrRange) || n < minWait {
 				return 0
 			}
 			return min(n, maxWait)
@@ -254,14 +256,30 @@ func (s *Server) settle(ctx context.Context, q *storage.QRSession, outcome stora
 }
 
 // replayed ends the family that the session's redemption made: somebody else holds its code.
+// It does so although the caller may hang up, and once: the record remembers.
 func (s *Server) replayed(ctx context.Context, q *storage.QRSession) *TokenError {
-	s.record(ctx, storage.EventQRReplayed, q, Approver{Subject: q.Claim.Subject, SessionID: q.Redemption.SessionID}, "")
-	if s.config.Revoke != nil {
-		if err := s.config.Revoke(ctx, q.Redemption.RequestID, q.Redemption.SessionID); err != nil {
-			return serverError(err)
-		}
+	ctx = context.WithoutCancel(ctx)
+	if err := s.revoke(ctx, q.Redemption); err != nil {
+		return serverError(err)
+	}
+	err := s.config.Store.UpdateQRSession(ctx, q.ID, func(stored *storage.QRSession) error {
+		stored.Revoked(s.config.Now())
+		return nil
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return serverError(err)
 	}
 	return invalidGrant()
+}
+
+func (s *Server) revoke(ctx context.Context, r *storage.QRRedeeming) error {
+	switch {
+	case s.config.Revoke != nil:
+		return s.config.Revoke(ctx, r.RequestID, r.SessionID)
+	case s.family == nil:
+		return errors.New("qr: nothing to revoke a family with: neither Config.Revoke nor Factory was used")
+	}
+	return errors.Join(s.family.RevokeAccessToken(ctx, r.RequestID), s.family.RevokeRefreshToken(ctx, r.RequestID))
 }
 
 // stillActive lets only a living approval be redeemed: the person, both clients and the

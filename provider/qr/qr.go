@@ -29,7 +29,9 @@ const (
 )
 
 // Store is what the grant needs of a database; storage.Store has it. When the store also has
-// storage.Store's Tx, the redemption and the tokens it mints are one transaction.
+// storage.Store's Tx and fosite's token store writes to the same database under the context
+// it is given, the redemption and the tokens it mints are one transaction. Whoever opens a
+// storage.Store calls its Sweep regularly, or expired sessions fill it.
 type Store interface {
 	CreateQRSession(ctx context.Context, s *storage.QRSession) error
 	QRSession(ctx context.Context, id storage.QRID) (*storage.QRSession, error)
@@ -45,6 +47,12 @@ type Key struct {
 	// Secret has at least 32 bytes.
 	Secret []byte
 }
+
+// LogValue keeps the secret out of logs.
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// String returns the id and never the secret.
+func (k Key) String() string { return "server key " + k.ID }
 
 // Policy is what one client may do, and how it is presented to the person (protocol §6, §9).
 type Policy struct {
@@ -97,13 +105,19 @@ type Redemption struct {
 	ACR        string
 	Nonce      string
 	Scopes     []string
-	Device     string
-	At         time.Time
+	// Device is the asker's user agent in words, Address its network address.
+	Device  string
+	Address string
+	At      time.Time
 }
 
-// Config wires a Server. Issuer, Store, Keys, Authenticate, Policy and Introspect are required.
+// Config wires a Server. Issuer, Store, Keys, Authenticate, Policy, Client and Introspect are
+// required.
 type Config struct {
-	// Issuer is the issuer identifier as configured; QR codes spell it the same.
+	// Issuer is the issuer identifier as configured; QR codes spell it the same. The
+	// handlers are to be mounted below it at /device_authorization, /qr/scan, /qr/decision,
+	// /qr/cancel and /.well-known/qr-configuration, and pages for people without the app at
+	// /device (it takes user_code and calls Claim and Decide) and /Q.
 	Issuer string
 	Store  Store
 	// Keys are the server keys; the first one makes, all of them check.
@@ -119,20 +133,21 @@ type Config struct {
 	// Introspect returns the facts of an active access token, or an error wrapping
 	// storage.ErrNotFound when it is none of ours, not active or of another kind.
 	Introspect func(ctx context.Context, token string) (*Bearer, error)
-	// Hint resolves login_hint or id_token_hint to a subject; "" is nobody. Nil resolves
-	// to nobody.
-	Hint func(ctx context.Context, loginHint, idTokenHint string) string
+	// Hint resolves login_hint or id_token_hint to a subject; "" is nobody, and such a session
+	// can never be claimed. An error refuses the opening. Nil resolves to nobody.
+	Hint func(ctx context.Context, loginHint, idTokenHint string) (string, error)
 	// Active returns an error wrapping storage.ErrNotFound when the person, one of the two
 	// clients or the approving session is gone at redemption. Nil skips the check.
 	Active func(ctx context.Context, s *storage.QRSession) error
 	// Redeemed runs inside the redemption's transaction, before tokens are stored; the
 	// provider stores the new sign-in there. Nil does nothing.
 	Redeemed func(ctx context.Context, r Redemption) error
-	// Revoke ends a token family and its sign-in after a replay. Nil leaves it to fosite's
-	// revocation storage.
+	// Revoke ends a token family and its sign-in after a replay. Nil uses the
+	// RevokeAccessToken and RevokeRefreshToken of the storage given to Factory.
 	Revoke func(ctx context.Context, requestID, sessionID string) error
-	// Report revokes what the asking client got from the reporting person. Nil does nothing.
-	Report func(ctx context.Context, subject, clientID string) error
+	// Report revokes what the asker, that client at that address, got from the reporting
+	// person. It may run again for the same report. Nil does nothing.
+	Report func(ctx context.Context, subject, clientID, address string) error
 	// Record adds an audit row that belongs to no move. Nil drops it.
 	Record func(ctx context.Context, e storage.AuditEvent)
 	// ClientAddress is the asker's address; nil takes RemoteAddr.
@@ -140,9 +155,10 @@ type Config struct {
 	// ScopeText says a scope in words; nil or "" shows the scope itself.
 	ScopeText func(scope string) string
 	Limits    Limits
-	// AccessTokenLifetime and RefreshTokenLifetime are those of a redemption; zero means
-	// 10 min and 24 h.
+	// AccessTokenLifetime, IDTokenLifetime and RefreshTokenLifetime are those of a redemption;
+	// zero means 10 min, 10 min and 24 h.
 	AccessTokenLifetime  time.Duration
+	IDTokenLifetime      time.Duration
 	RefreshTokenLifetime time.Duration
 	// Now, After and Rand are the clock, its timers and the source of secrets; nil means
 	// time.Now, time.After and crypto/rand.
@@ -161,23 +177,30 @@ func (c *Config) validate() error {
 		}
 	}
 	issuer, err := url.Parse(c.Issuer)
-	need(err == nil && issuer.Host != "" && issuer.RawQuery == "" && issuer.Fragment == "" && !strings.HasSuffix(c.Issuer, "/"),
+	need(err == nil && issuer.Host != "" && !strings.ContainsAny(c.Issuer, "?#") && !strings.HasSuffix(c.Issuer, "/"),
 		"Issuer must be a URL without query, fragment or trailing slash")
 	need(c.Store != nil, "Store is missing")
 	need(len(c.Keys) > 0, "Keys is empty")
+	seen := make(map[string]bool, len(c.Keys))
 	for _, k := range c.Keys {
 		need(k.ID != "" && len(k.Secret) >= 32, fmt.Sprintf("Keys: %q needs an ID and at least 32 bytes", k.ID))
+		need(!seen[k.ID], fmt.Sprintf("Keys: %q stands there twice", k.ID))
+		seen[k.ID] = true
 	}
 	need(c.Authenticate != nil, "Authenticate is missing")
 	need(c.Policy != nil, "Policy is missing")
 	need(c.Client != nil, "Client is missing")
 	need(c.Introspect != nil, "Introspect is missing")
+	need(c.Limits.valid(), "Limits holds a negative number")
 	return errors.Join(faults...)
 }
 
 func (c *Config) defaults() {
 	if c.AccessTokenLifetime == 0 {
 		c.AccessTokenLifetime = 10 * time.Minute
+	}
+	if c.IDTokenLifetime == 0 {
+		c.IDTokenLifetime = 10 * time.Minute
 	}
 	if c.RefreshTokenLifetime == 0 {
 		c.RefreshTokenLifetime = 24 * time.Hour
@@ -201,7 +224,7 @@ func (c *Config) defaults() {
 		c.ScopeText = func(string) string { return "" }
 	}
 	if c.Hint == nil {
-		c.Hint = func(context.Context, string, string) string { return "" }
+		c.Hint = func(context.Context, string, string) (string, error) { return "", nil }
 	}
 	if c.Record == nil {
 		c.Record = func(context.Context, storage.AuditEvent) {}

@@ -27,6 +27,10 @@ type Server struct {
 	personTries *window[string]
 	prefixTries *window[netip.Prefix]
 	reports     *reports
+	// noted keeps a refused caller from writing an audit row for every refusal.
+	noted *window[string]
+	// family is the revocation of fosite's storage, when Config.Revoke is nil.
+	family revoker
 }
 
 // New returns a Server for a complete Config; otherwise the error names every fault.
@@ -45,6 +49,7 @@ func New(c Config) (*Server, error) {
 		personTries: newWindow[string](c.Limits.UserCodeTries, tryWindow),
 		prefixTries: newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
 		reports:     newReports(c.Limits.CoolDown),
+		noted:       newWindow[string](1, tryWindow),
 	}
 	for i, k := range c.Keys {
 		derived, err := newServerKey(k)
@@ -113,6 +118,14 @@ func (s *Server) ended(q *storage.QRSession) {
 		s.open.release(prefix(address), q.ID)
 	} else {
 		s.open.release(netip.Prefix{}, q.ID)
+	}
+}
+
+// limited adds an audit row for a refusal by a limit: one for each caller and limit in ten
+// minutes, because refusing must cost the refused more than us.
+func (s *Server) limited(ctx context.Context, a Approver, limit, caller string) {
+	if s.noted.take(limit+"|"+caller, s.config.Now()) == 0 {
+		s.record(ctx, storage.EventQRRateLimited, nil, a, limit)
 	}
 }
 
