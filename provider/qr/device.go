@@ -216,51 +216,58 @@ func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Pr
 	return "", secret{}, err
 }
 
-// opened is the answer of RFC 8628 §3.2, and the first frame for the QR grant.
-func (s *Server) opened(q *storage.QRSession, userCode string, code secret) (map[string]any, error) {
-	verification := s.config.Issuer + "/device"
-	answer := map[string]any{
-		"device_code":      code.String(),
-		"user_code":        showUserCode(userCode),
-		"verification_uri": verification,
-		"expires_in":       int64(q.Lifetime / time.Second),
-		"interval":         int64(q.Interval / time.Second),
+// opening is the answer of RFC 8628 §3.2, and the first frame for the QR grant.
+type opening struct {
+	DeviceCode              string `json:"device_code"`
+	UserCode                string `json:"user_code"`
+	VerificationURI         string `json:"verification_uri"`
+	VerificationURIComplete string `json:"verification_uri_complete,omitempty"`
+	ExpiresIn               int64  `json:"expires_in"`
+	Interval                int64  `json:"interval"`
+	Frame                   *Frame `json:"qr,omitempty"`
+}
+
+func (s *Server) opened(q *storage.QRSession, userCode string, code secret) (*opening, error) {
+	answer := &opening{
+		DeviceCode:      code.String(),
+		UserCode:        showUserCode(userCode),
+		VerificationURI: s.config.Issuer + "/device",
+		ExpiresIn:       int64(q.Lifetime / time.Second),
+		Interval:        int64(q.Interval / time.Second),
 	}
 	if q.Grant == storage.QRGrantDevice {
-		answer["verification_uri_complete"] = verification + "?user_code=" + showUserCode(userCode)
+		answer.VerificationURIComplete = answer.VerificationURI + "?user_code=" + answer.UserCode
 		return answer, nil
 	}
-	frame, err := s.frame(q, q.OpenedAt)
+	var err error
+	answer.Frame, err = s.frame(q, q.OpenedAt)
+	return answer, err
+}
+
+// Frame is a QR code to show: the member qr of an answer.
+type Frame struct {
+	Payload string `json:"payload"`
+	// RotateIn is when the next frame is due, in whole seconds.
+	RotateIn int64 `json:"rotate_in"`
+	// Image is a data: URI in the format asked for at the opening; empty without one.
+	Image string `json:"image,omitempty"`
+}
+
+func (s *Server) frame(q *storage.QRSession, now time.Time) (*Frame, error) {
+	k, err := s.key(q)
 	if err != nil {
 		return nil, err
 	}
-	answer["qr"] = frame
-	return answer, nil
-}
-
-// shownFrame is the member qr of an answer.
-type shownFrame struct {
-	Payload string `json:"payload"`
-	// RotateIn is when the next frame is due, in whole seconds.
-	RotateIn int64  `json:"rotate_in"`
-	Image    string `json:"image,omitempty"`
-}
-
-func (s *Server) frame(q *storage.QRSession, now time.Time) (shownFrame, error) {
-	k, err := s.key(q)
-	if err != nil {
-		return shownFrame{}, err
-	}
 	payload, err := k.payload(s.config.Issuer, q, now)
 	if err != nil {
-		return shownFrame{}, err
+		return nil, err
 	}
 	image, err := dataURI(q.Image, payload)
 	if err != nil {
-		return shownFrame{}, err
+		return nil, err
 	}
 	due := rotateIn(q, now)
-	return shownFrame{Payload: payload, RotateIn: int64((due + time.Second - 1) / time.Second), Image: image}, nil
+	return &Frame{Payload: payload, RotateIn: int64((due + time.Second - 1) / time.Second), Image: image}, nil
 }
 
 // grantOf is the one device grant the client is registered for.

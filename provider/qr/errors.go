@@ -120,8 +120,8 @@ type TokenError struct {
 	Description string
 	// RetryAfter is sent as a header when it is not zero.
 	RetryAfter time.Duration
-	// Extra are further members of the answer.
-	Extra map[string]any
+	// Waiting is what a waiting consumption device is shown; nil adds nothing.
+	Waiting *Waiting
 	// Held says that the poll was held as it asked (RFC 7240 Preference-Applied).
 	Held bool
 	// wait is the preference that was applied, in seconds.
@@ -138,6 +138,18 @@ func (e *TokenError) Unwrap() []error {
 		return []error{rfc}
 	}
 	return []error{rfc, e.cause}
+}
+
+// Waiting is what the answer to a pending poll of the QR grant says beside its error code
+// (protocol §4).
+type Waiting struct {
+	// Status is pending or scanned, Seq the record's version.
+	Status string `json:"qr_status"`
+	Seq    uint64 `json:"qr_seq"`
+	// Frame is the QR code to show; nil once the session is scanned.
+	Frame *Frame `json:"qr,omitempty"`
+	// CheckCode is to be shown once the session is scanned.
+	CheckCode string `json:"check_code,omitempty"`
 }
 
 func tokenError(status int, code, description string) *TokenError {
@@ -166,11 +178,6 @@ func limited(retryAfter time.Duration) *TokenError {
 }
 
 func (e *TokenError) write(w http.ResponseWriter) {
-	body := make(map[string]any, 2+len(e.Extra))
-	for name, value := range e.Extra {
-		body[name] = value
-	}
-	body["error"], body["error_description"] = e.Code, e.Description
 	h := w.Header()
 	if e.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Basic realm="qrgrant"`)
@@ -181,7 +188,11 @@ func (e *TokenError) write(w http.ResponseWriter) {
 	if e.Held {
 		h.Set("Preference-Applied", "wait="+strconv.Itoa(e.wait))
 	}
-	writeJSON(w, e.Status, "application/json", body)
+	writeJSON(w, e.Status, "application/json", struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description"`
+		*Waiting
+	}{e.Code, e.Description, e.Waiting})
 }
 
 // asTokenError turns any error of client authentication or of fosite into one to send. What

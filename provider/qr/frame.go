@@ -55,7 +55,7 @@ func (k *serverKey) payload(issuer string, q *storage.QRSession, now time.Time) 
 // frameTag signs a frame: HMAC-SHA256 over the characters as shown, cut to 80 bits, under a
 // key of the session's own (protocol §2).
 func (k *serverKey) frameTag(issuer, ref, count string) (string, error) {
-	key, err := hkdf.Key(sha256.New, k.root, nil, "qr1|"+ref, sha256.Size)
+	key, err := hkdf.Expand(sha256.New, k.frames, "qr1|"+ref, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("qr: derive frame key: %w", err)
 	}

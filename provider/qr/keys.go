@@ -16,8 +16,9 @@ import (
 // serverKey is one Key with what derives from it once. Every use has a key of its own, so
 // that a value made for one can never stand for another.
 type serverKey struct {
-	id       string
-	root     []byte
+	id string
+	// frames is the extracted key from which each session's frame key is expanded.
+	frames   []byte
 	check    []byte
 	digest   []byte
 	userCode []byte
@@ -25,8 +26,14 @@ type serverKey struct {
 }
 
 func newServerKey(k Key) (*serverKey, error) {
-	derived := serverKey{id: k.ID, root: k.Secret}
-	var sealKey []byte
+	derived := serverKey{id: k.ID}
+	var (
+		sealKey []byte
+		err     error
+	)
+	if derived.frames, err = hkdf.Extract(sha256.New, k.Secret, nil); err != nil {
+		return nil, fmt.Errorf("qr: extract frame key: %w", err)
+	}
 	for label, into := range map[string]*[]byte{
 		"check code": &derived.check, "context digest": &derived.digest,
 		"user code": &derived.userCode, "seal": &sealKey,

@@ -319,13 +319,13 @@ func (s *Server) pending(q *storage.QRSession, code string) *TokenError {
 	if q.Grant != storage.QRGrantCode {
 		return e
 	}
-	e.Extra = map[string]any{"qr_status": q.State.String(), "qr_seq": q.Version}
+	e.Waiting = &Waiting{Status: q.State.String(), Seq: q.Version}
 	if q.State == storage.QRPending {
 		frame, err := s.frame(q, now)
 		if err != nil {
 			return serverError(err)
 		}
-		e.Extra["qr"] = frame
+		e.Waiting.Frame = frame
 		return e
 	}
 	k, err := s.key(q)
@@ -333,7 +333,7 @@ func (s *Server) pending(q *storage.QRSession, code string) *TokenError {
 		return serverError(err)
 	}
 	if q.CheckCode {
-		e.Extra["check_code"] = k.checkCode(q)
+		e.Waiting.CheckCode = k.checkCode(q)
 	}
 	return e
 }
