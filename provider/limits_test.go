@@ -386,6 +386,28 @@ func TestReportRevokesWhatTheReporterGave(t *testing.T) {
 	mustAnswer(t, alice.scanCode(openQR(t, s, "tv", nil).userCode()), http.StatusOK)
 }
 
+// The asker is the client at its address: what the same client got elsewhere is another's.
+func TestReportRevokesAtOneAddress(t *testing.T) {
+	t.Parallel()
+	s := limits(t, qr.Limits{Scans: 100})
+	alice := newPhone(t, s)
+	token := func(address string) string {
+		c := openFrom(t, s, "tv", address)
+		c.approve(alice)
+		return c.poll(t.Context()).Text("access_token")
+	}
+	here, again, elsewhere := token("192.0.2.1"), token("192.0.2.1"), token("192.0.2.2")
+	bad := openFrom(t, s, "tv", "192.0.2.1")
+	mustAnswer(t, alice.decide(alice.scanCode(bad.userCode()), "report", ""), http.StatusOK)
+	var got []bool
+	for _, access := range []string{here, again, elsewhere} {
+		got = append(got, active(t, s, access))
+	}
+	if diff := cmp.Diff([]bool{false, false, true}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // However fast a poller is, it is only ever slowed down.
 func TestPollsAreOnlySlowedDown(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -252,6 +253,25 @@ func TestQRReportTakesBackOnlyWhatTheReporterApproved(t *testing.T) {
 			t.Errorf("the %s token died with the report: %d", name, reply.Status)
 		}
 	}
+}
+
+// A hint that could not be looked up opens nothing: a session bound to nobody would look well
+// and could never be approved.
+func TestQRHintNeedsTheStore(t *testing.T) {
+	t.Parallel()
+	store := &loginsDown{}
+	s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store {
+		store.Store = inner
+		return store
+	}})
+	store.on.Store(true)
+	reply := tryOpenQR(t, s, "cli", url.Values{"login_hint": {providertest.AliceLogin}}).opened
+	if reply.Status < http.StatusInternalServerError || reply.Text("device_code") != "" || strings.Contains(reply.Body, "disk") {
+		t.Errorf("%d %s", reply.Status, reply.Body)
+	}
+	openQR(t, s, "cli", nil)
+	store.on.Store(false)
+	openQR(t, s, "cli", url.Values{"login_hint": {providertest.AliceLogin}})
 }
 
 func TestQRHintBindsTheApprover(t *testing.T) {

@@ -238,6 +238,31 @@ func TestD27ClientNameIsNotVerified(t *testing.T) {
 	}
 }
 
+// A client with a secret has proved who it is: its name carries no warning, on the phone and on
+// the page.
+func TestD27ClientWithASecretIsVerified(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	seen := contextOf(t, newPhone(t, s).scanCode(openQR(t, s, "kiosk", nil).userCode()))
+	if diff := cmp.Diff(map[string]any{"id": "kiosk", "name": "Kiosk", "verified": "attested"}, seen["client"]); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]any{"entry_typed"}, seen["warnings"]); diff != "" {
+		t.Error(diff)
+	}
+	browser := s.Browser()
+	s.SignIn(t.Context(), browser, s.Get(t.Context(), browser, "/device"))
+	for client, warned := range map[string]bool{"kiosk": false, "tv": true} {
+		form := s.Get(t.Context(), browser, "/device")
+		card := s.Post(t.Context(), browser, "/device", url.Values{
+			"csrf": {form.Hidden("csrf")}, "step": {"claim"}, "user_code": {openQR(t, s, client, nil).userCode()},
+		})
+		if strings.Contains(card.Body, "Nobody has verified") != warned || strings.Contains(card.Body, "name not verified") != warned || !strings.Contains(card.Body, `id="approve"`) {
+			t.Errorf("the card of %s, want a warning: %t: %s", client, warned, card.Body)
+		}
+	}
+}
+
 // §6.1: case and separators of a typed user code do not matter, at both places that take one.
 func TestD29UserCodeEntryOverHTTP(t *testing.T) {
 	t.Parallel()

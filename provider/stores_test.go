@@ -84,6 +84,19 @@ func (s *switchable) UseToken(ctx context.Context, k storage.TokenKind, sig stor
 	return s.Store.UseToken(ctx, k, sig, now)
 }
 
+// loginsDown is a store that finds nobody by login while on is set.
+type loginsDown struct {
+	storage.Store
+	on atomic.Bool
+}
+
+func (l *loginsDown) UserByLogin(ctx context.Context, login string) (*storage.User, error) {
+	if l.on.Load() {
+		return nil, errors.New("the disk is gone")
+	}
+	return l.Store.UserByLogin(ctx, login)
+}
+
 func (r *recording) wrap(inner storage.Store) storage.Store { r.Store = inner; return r }
 
 func (r *recording) PutToken(ctx context.Context, t *storage.Token) error {
