@@ -1,6 +1,7 @@
 package qr
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/qrgrant/qrgrant/storage"
@@ -88,4 +89,20 @@ func (p *Pacer) Hold(now time.Time) (verdict string, replaced <-chan struct{}) {
 		return "early", nil
 	}
 	return "held", p.paces.hold(p.q)
+}
+
+// OpenAndAbandon counts that many openings from networks of their own, a second apart, and
+// returns how many are still remembered at the end.
+func OpenAndAbandon(sessions int, start time.Time) int {
+	open := newOpenSessions(300)
+	for i := range sessions {
+		now := start.Add(time.Duration(i) * time.Second)
+		network := netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(i >> 16), byte(i >> 8), byte(i), 0}), 24)
+		open.take(network, storage.QRID{byte(i), byte(i >> 8), byte(i >> 16)}, now, now.Add(storage.QRLifetime))
+	}
+	left := 0
+	for _, ids := range open.until {
+		left += len(ids)
+	}
+	return left
 }
