@@ -112,6 +112,10 @@ func (p *Provider) notFound(w http.ResponseWriter, _ *http.Request) {
 
 // methodNotAllowed names the methods that are (RFC 9110 §15.5.6).
 func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == p.pathOf(routeScan) || r.URL.Path == p.pathOf(routeDecision) {
+		p.qr.Scan(w, r) // it says so as the phone endpoints say everything: as a problem
+		return
+	}
 	allowed := slices.Clone(p.allow[r.URL.Path])
 	slices.Sort(allowed)
 	w.Header().Set("Allow", strings.Join(allowed, ", "))

@@ -68,7 +68,7 @@ func (s *QRSession) Scan(now time.Time, scan QRScan) QRScanOutcome {
 		return QRScanStale
 	case s.Hinted && (s.HintSubject == "" || s.HintSubject != scan.Subject):
 		return QRScanWrongAccount
-	case s.MaxAge != nil && now.Sub(scan.AuthTime) > time.Duration(*s.MaxAge)*time.Second:
+	case s.MaxAge != nil && s.tooOld(now, scan.AuthTime):
 		return QRScanStepUp
 	case len(s.ACRValues) > 0 && !slices.Contains(s.ACRValues, scan.ACR):
 		return QRScanStepUp
@@ -81,6 +81,12 @@ func (s *QRSession) Scan(now time.Time, scan QRScan) QRScanOutcome {
 	}
 	s.moved(now, EventQRScanned, "")
 	return QRScanClaimed
+}
+
+// tooOld reports whether a sign-in on the phone is older than max_age allows. One made since
+// the opening always serves, or max_age=0 could never be met; it is known to the second.
+func (s *QRSession) tooOld(now, authTime time.Time) bool {
+	return now.Sub(authTime) > time.Duration(*s.MaxAge)*time.Second && authTime.Before(s.OpenedAt.Truncate(time.Second))
 }
 
 func (s *QRSession) rescan(state QRState, scan QRScan) QRScanOutcome {

@@ -181,6 +181,20 @@ func TestScanStepsUpForACRValues(t *testing.T) {
 	}
 }
 
+// A sign-in made for this request serves whatever max_age says.
+func TestScanAcceptsASignInSinceTheOpening(t *testing.T) {
+	t.Parallel()
+	for since, want := range map[int]storage.QRScanOutcome{-1: storage.QRScanStepUp, 0: storage.QRScanClaimed, 20: storage.QRScanClaimed} {
+		s, none := open(), int64(0)
+		s.MaxAge = &none
+		scan := phone("ann", 1)
+		scan.AuthTime = at(since)
+		if got := s.Scan(at(60), scan); got != want {
+			t.Errorf("signed in %d s after the opening: %v, want %v", since, got, want)
+		}
+	}
+}
+
 // A replay is acted on once: what it revoked stays revoked, and the next one writes nothing.
 func TestReplayIsNotedOnce(t *testing.T) {
 	t.Parallel()
