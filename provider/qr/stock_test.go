@@ -303,7 +303,7 @@ func TestKeyPrintsWithoutItsSecret(t *testing.T) {
 	var log strings.Builder
 	key := qr.Key{ID: "1", Secret: []byte("canary-canary-canary-canary-canary")}
 	slog.New(slog.NewTextHandler(&log, nil)).Info("start", "key", key)
-	log.WriteString(fmt.Sprintf("%v %+v %s", key, key, key))
+	fmt.Fprintf(&log, "%v %+v %s", key, key, key)
 	if strings.Contains(log.String(), "canary") || strings.Contains(log.String(), "99 97 110") {
 		t.Errorf("a key prints as %s", log.String())
 	}
