@@ -16,12 +16,15 @@ func (s *Store) PutClient(ctx context.Context, c *storage.Client) error {
 		return err
 	}
 	key := []byte(c.ID)
-	return s.write(ctx, nil, func(tx *bbolt.Tx) error { return in(tx, bucketClient).Put(key, raw) })
+	return s.write(ctx, nil, func(tx *bbolt.Tx) error {
+		s.clients.forgetOnCommit(tx, key)
+		return in(tx, bucketClient).Put(key, raw)
+	})
 }
 
 // Client implements storage.Clients.
 func (s *Store) Client(ctx context.Context, id string) (*storage.Client, error) {
-	return read[storage.Client](ctx, s, bucketClient, []byte(id))
+	return readCached(ctx, s, s.clients, bucketClient, id)
 }
 
 // Clients implements storage.Clients.

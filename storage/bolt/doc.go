@@ -24,6 +24,10 @@
 // readers decode the committed bytes and wait for nobody. A unit of work that holds one session
 // does not wait for a second, it gets storage.ErrConflict: that is how there is no deadlock.
 //
+// Caches. Clients, users and sign-ins are read by nearly every request, so memory keeps those
+// read last, decoded. A write forgets its record when its transaction has been committed and
+// before it is acknowledged: who ended a sign-in finds it ended.
+//
 // Audit rows. Each row of a move carries the version it led to; a row is written when the
 // record on disk is older than that. So a row is written exactly once, however a write-behind
 // and the next durable change of the session meet.

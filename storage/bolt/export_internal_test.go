@@ -97,3 +97,10 @@ func (s *Store) Codes() (n int) {
 	}
 	return n
 }
+
+// CachedClients is the number of decoded clients in memory.
+func (s *Store) CachedClients() int {
+	s.clients.mu.RLock()
+	defer s.clients.mu.RUnlock()
+	return len(s.clients.records)
+}

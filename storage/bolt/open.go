@@ -78,6 +78,10 @@ type Store struct {
 	logger    *slog.Logger
 	retention time.Duration
 	waiting   eventQueue
+	// Decoded records that nearly every request reads.
+	clients *cache[storage.Client]
+	users   *cache[storage.User]
+	signIns *cache[storage.Session]
 
 	// life is held for reading by a commit and for writing by Close.
 	life   sync.RWMutex
@@ -153,6 +157,7 @@ func Open(path string, o Options) (*Store, error) {
 	return &Store{
 		db: db, codec: codec, committer: newCommitter(db), memory: newMemory(o.MaxPending),
 		logger: o.Logger, retention: o.AuditRetention,
+		clients: newCache(cloneClient), users: newCache(cloneUser), signIns: newCache(cloneSession),
 	}, nil
 }
 
@@ -301,6 +306,9 @@ func (s *Store) Close() error {
 	s.closed = true
 	err := s.flush()
 	s.committer.close()
+	s.clients.close()
+	s.users.close()
+	s.signIns.close()
 	return errors.Join(err, s.db.Close())
 }
 

@@ -34,7 +34,7 @@ func (s *Store) replaceSession(tx *bbolt.Tx, session *storage.Session) error {
 	key := []byte(session.ID)
 	was, err := fetch[storage.Session](s, tx, bucketSession, key)
 	if err == nil {
-		err = removeSignIn(tx, was)
+		err = s.removeSignIn(tx, was)
 	}
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
@@ -45,12 +45,14 @@ func (s *Store) replaceSession(tx *bbolt.Tx, session *storage.Session) error {
 	if err := putExpiry(tx, sessionDue(session), expirySession, key); err != nil {
 		return err
 	}
+	s.signIns.forgetOnCommit(tx, key)
 	return put(s, tx, bucketSession, key, session)
 }
 
 // removeSignIn removes a sign-in and its index rows.
-func removeSignIn(tx *bbolt.Tx, session *storage.Session) error {
+func (s *Store) removeSignIn(tx *bbolt.Tx, session *storage.Session) error {
 	key := []byte(session.ID)
+	s.signIns.forgetOnCommit(tx, key)
 	if err := in(tx, bucketSessionSubject).Delete(indexKey(session.Subject, key)); err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func removeSignIn(tx *bbolt.Tx, session *storage.Session) error {
 
 // Session implements storage.Sessions.
 func (s *Store) Session(ctx context.Context, id string) (*storage.Session, error) {
-	return read[storage.Session](ctx, s, bucketSession, []byte(id))
+	return readCached(ctx, s, s.signIns, bucketSession, id)
 }
 
 // SessionsBySubject implements storage.Sessions.
@@ -97,7 +99,7 @@ func (s *Store) EndSession(ctx context.Context, id string, now time.Time) error 
 		if err != nil || !session.EndedAt.IsZero() {
 			return err
 		}
-		if err := removeSignIn(tx, session); err != nil {
+		if err := s.removeSignIn(tx, session); err != nil {
 			return err
 		}
 		session.EndedAt = now

@@ -238,7 +238,7 @@ func (s *Store) removeSignInIf(tx *bbolt.Tx, key, row []byte) error {
 	if err != nil || !bytes.Equal(row, expiryKey(sessionDue(session), expirySession, key)) {
 		return err
 	}
-	return removeSignIn(tx, session)
+	return s.removeSignIn(tx, session)
 }
 
 // dueRows returns the first rows of the expiry index that are due.

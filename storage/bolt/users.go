@@ -31,6 +31,7 @@ func (s *Store) PutUser(ctx context.Context, u *storage.User) error {
 		if err := free(tx); err != nil {
 			return err
 		}
+		s.users.forgetOnCommit(tx, subject)
 		if err := s.freeLogin(tx, subject); err != nil {
 			return err
 		}
@@ -57,7 +58,7 @@ func (s *Store) freeLogin(tx *bbolt.Tx, subject []byte) error {
 
 // User implements storage.Users.
 func (s *Store) User(ctx context.Context, subject string) (*storage.User, error) {
-	return read[storage.User](ctx, s, bucketUser, []byte(subject))
+	return readCached(ctx, s, s.users, bucketUser, subject)
 }
 
 // UserByLogin implements storage.Users.
