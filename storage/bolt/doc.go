@@ -17,7 +17,7 @@
 //
 // QR sessions. What disk does not have yet, memory has, and memory wins: a reader looks there
 // first and a writer removes it only after the commit. So an opened session costs no write at
-// all, a scanned one is handed to the committer without waiting, and everything else is on
+// all, a scanned one only if it is still undecided at the next sweep, and everything else is on
 // disk before it is acknowledged. A clean Close writes what memory holds; the next Open finds
 // it on disk and has nothing to load. A crash loses opened and scanned sessions only, and an
 // unknown reference is never approvable. Writers of one session take turns by a lock per id;
@@ -29,8 +29,8 @@
 // before it is acknowledged: who ended a sign-in finds it ended.
 //
 // Audit rows. Each row of a move carries the version it led to; a row is written when the
-// record on disk is older than that. So a row is written exactly once, however a write-behind
-// and the next durable change of the session meet.
+// record on disk is older than that. So a row is written exactly once, whether the sweep or
+// the next durable change of the session writes it.
 //
 // Errors. After a failed commit nobody knows what is on disk. The store then takes no more
 // writes and Health says so; the process is to be restarted. A full disk or MaxSize is told

@@ -27,11 +27,6 @@ func (s *Store) Commit(checks, writes []func(tx *bbolt.Tx) error) error {
 	return s.committer.do(c, w)
 }
 
-// Queue hands a write to the group commit without waiting for it.
-func (s *Store) Queue(write func(tx *bbolt.Tx) error) error {
-	return s.committer.enqueue(&request{writes: []operation{write}, done: func(error) {}})
-}
-
 // Transactions is the number of the last commit.
 func (s *Store) Transactions() (id int) {
 	_ = s.db.View(func(tx *bbolt.Tx) error {

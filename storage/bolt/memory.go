@@ -108,23 +108,6 @@ func (m *memory) drop(id storage.QRID, code storage.UserCodeHash) {
 	m.freeCode(code, id)
 }
 
-// settle drops the record if it is still raw, the version that has just reached the disk.
-func (m *memory) settle(id storage.QRID, code storage.UserCodeHash, raw []byte) {
-	shard := &m.records[shardOf(id)]
-	shard.mu.Lock()
-	current, known := shard.records[id]
-	same := known && &current[0] == &raw[0]
-	if same {
-		delete(shard.records, id)
-		delete(shard.rows, id)
-	}
-	shard.mu.Unlock()
-	if same {
-		m.count.Add(-1)
-		m.freeCode(code, id)
-	}
-}
-
 // ids lists every session in memory.
 func (m *memory) ids() []storage.QRID {
 	var ids []storage.QRID

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"go.etcd.io/bbolt"
 
 	"github.com/qrgrant/qrgrant/storage"
 	"github.com/qrgrant/qrgrant/storage/bolt"
@@ -53,75 +53,119 @@ func TestAnOpenedSessionIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestAClaimIsWrittenBehindAndLeavesMemory(t *testing.T) {
+func TestAClaimIsWrittenByTheNextSweep(t *testing.T) {
 	t.Parallel()
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	before := store.Transactions()
 	qs := opening(1, instant())
 	if err := store.CreateQRSession(t.Context(), qs); err != nil {
 		t.Fatal(err)
 	}
-	step(t, store, qs.ID, claim)
-	// Commits are in order: after this one the claim is on disk.
-	if err := store.PutClient(t.Context(), &storage.Client{ID: "c"}); err != nil {
-		t.Fatal(err)
+	sweepAt := func(at time.Duration) {
+		t.Helper()
+		if n, more, err := store.Sweep(t.Context(), instant().Add(at), 100); n != 0 || more || err != nil {
+			t.Fatalf("Sweep: %d, %t, %v", n, more, err)
+		}
 	}
+	sweepAt(30 * time.Second)
+	step(t, store, qs.ID, claim)
+	if store.Transactions() != before || store.Stats().PendingSessions != 1 {
+		t.Error("a claim was committed")
+	}
+	sweepAt(2 * time.Second)
 	if got, err := store.OnDisk(qs.ID); err != nil || got.State != storage.QRScanned {
 		t.Fatalf("on disk: %v, %v", got, err)
 	}
 	if pending, codes := store.Stats().PendingSessions, store.Codes(); pending != 0 || codes != 0 {
 		t.Errorf("%d sessions and %d user codes are left in memory", pending, codes)
 	}
+	after := store.Transactions()
+	sweepAt(3 * time.Second)
+	if store.Transactions() != after {
+		t.Error("a claim on disk was written again")
+	}
 	// A repeated scan comes back into memory and leaves it again.
 	step(t, store, qs.ID, claim)
-	if err := store.PutClient(t.Context(), &storage.Client{ID: "c"}); err != nil {
-		t.Fatal(err)
+	if pending := store.Stats().PendingSessions; pending != 1 {
+		t.Errorf("%d sessions in memory after a repeated scan", pending)
 	}
-	if pending := store.Stats().PendingSessions; pending != 0 {
-		t.Errorf("%d sessions are left in memory", pending)
+	sweepAt(4 * time.Second)
+	if got, err := store.OnDisk(qs.ID); err != nil || got.Version != 3 || store.Stats().PendingSessions != 0 {
+		t.Errorf("on disk: %v, %v; %d are left in memory", got, err, store.Stats().PendingSessions)
 	}
 }
 
-// hold queues a write that blocks the committer, and returns when it is the one that runs.
-func hold(t *testing.T, s *bolt.Store) (entered chan struct{}, leave func()) {
-	t.Helper()
-	entered, left := make(chan struct{}), make(chan struct{})
-	if err := s.Queue(func(*bbolt.Tx) error {
-		close(entered)
-		<-left
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return entered, func() { close(left) }
-}
-
-// TestAClaimWrittenBehindDoesNotHideANewerOne repeats a scan while the first is on its way to
-// disk: what reaches the disk first must not take the newer version out of memory.
-func TestAClaimWrittenBehindDoesNotHideANewerOne(t *testing.T) {
+func TestADecidedClaimIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	before := store.Transactions()
 	qs := opening(1, instant())
 	if err := store.CreateQRSession(t.Context(), qs); err != nil {
 		t.Fatal(err)
 	}
-	first, leaveFirst := hold(t, store)
-	<-first
 	step(t, store, qs.ID, claim)
-	// With the claim they fill a batch, so that what follows is in the next one.
-	for range 999 {
-		store.RecordEvent(t.Context(), storage.AuditEvent{At: instant(), Type: storage.EventQRStepUp})
+	step(t, store, qs.ID, decideYes)
+	if _, _, err := store.Sweep(t.Context(), instant().Add(3*time.Second), 100); err != nil {
+		t.Fatal(err)
 	}
-	second, leaveSecond := hold(t, store)
-	step(t, store, qs.ID, claim)
-	leaveFirst()
-	<-second
-	if onDisk, err := store.OnDisk(qs.ID); err != nil || onDisk.Version != 2 {
-		t.Errorf("on disk: %v, %v", onDisk, err)
+	if n := store.Transactions() - before; n != 1 {
+		t.Errorf("%d commits, want that of the decision", n)
 	}
-	if got, err := store.QRSession(t.Context(), qs.ID); err != nil || got.Version != 3 {
-		t.Errorf("version %v, %v; want 3", got, err)
+	rows, _, err := store.Events(t.Context(), nil, 10)
+	var got []string
+	for _, row := range rows {
+		got = append(got, row.Type)
 	}
-	leaveSecond()
+	// The decision of the fixture is a second older than the scan.
+	want := []string{storage.EventQROpened, storage.EventQRApproved, storage.EventQRScanned}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+// TestASweepBesideScansLosesNone repeats scans while sweeps write them: neither may hide the
+// version of the other, and each row is written once (mustOpen checks that).
+func TestASweepBesideScansLosesNone(t *testing.T) {
+	t.Parallel()
+	store := mustOpen(t, filepath.Join(t.TempDir(), "db"), bolt.Options{})
+	ids := make([]storage.QRID, 50)
+	for n := range ids {
+		qs := opening(n, instant())
+		if err := store.CreateQRSession(t.Context(), qs); err != nil {
+			t.Fatal(err)
+		}
+		ids[n] = qs.ID
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for _, id := range ids {
+				step(t, store, id, claim)
+			}
+		})
+	}
+	wg.Go(func() {
+		for range 20 {
+			if _, _, err := store.Sweep(t.Context(), instant().Add(2*time.Second), 7); err != nil {
+				t.Errorf("Sweep: %v", err)
+			}
+		}
+	})
+	wg.Wait()
+	for at := 3 * time.Second; store.Stats().PendingSessions > 0 && at < time.Minute; at += time.Second {
+		if _, _, err := store.Sweep(t.Context(), instant().Add(at), 100); err != nil {
+			t.Fatalf("Sweep: %v", err)
+		}
+	}
+	for _, id := range ids {
+		if got, err := store.OnDisk(id); err != nil || got.Version != 4 {
+			t.Errorf("on disk: %v, %v", got, err)
+		}
+	}
+	rows, _, err := store.Events(t.Context(), nil, 1000)
+	if err != nil || len(rows) != 2*len(ids) {
+		t.Errorf("%d rows, %v", len(rows), err)
+	}
 }
 
 func TestMemoryIsLimited(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -197,37 +196,20 @@ func appendRows(rows []row, version uint64, events []storage.AuditEvent) []row {
 	return rows
 }
 
-// publishLazily makes the change visible before it is on disk. A claim is handed to the
-// committer at once; an opening waits for the claim or for Close, and most never get either.
+// publishLazily makes the change visible before it is on disk. An opening waits for a durable
+// change or for Close, and most never get either; a claim also waits for the next sweep.
 func (s *Store) publishLazily(st *staged) {
 	st.published = true
 	due := st.current.ExpiresAt().Add(forgetAfter)
 	if st.current.State != storage.QRPending {
-		due = st.current.SweepAt()
+		due = st.current.Claim.At
 	}
 	s.memory.put(st.id, st.after, st.rows, due, st.created)
 	s.hub.wake(st.id)
-	if st.current.State == storage.QRPending {
-		return
-	}
-	err := s.committer.enqueue(&request{
-		writes: []operation{s.putSession(st.after, st.current, st.rows)},
-		done: func(err error) {
-			if err != nil {
-				// Memory still has it; the next change or the sweep tries again.
-				s.logger.Error("a claim could not be written behind", slog.String("qr_session", st.id.Hash()), slog.Any("error", err))
-				return
-			}
-			s.memory.settle(st.id, st.code, st.after)
-		},
-	})
-	if err != nil {
-		s.logger.Error("a claim could not be queued", slog.String("qr_session", st.id.Hash()), slog.Any("error", err))
-	}
 }
 
 // putSession writes a session, its index rows and the audit rows that disk does not have. An
-// older version than the one on disk is left alone: it was overtaken on its way.
+// older version than the one on disk is left alone.
 func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operation {
 	return func(tx *bbolt.Tx) error {
 		sessions := in(tx, bucketQR)

@@ -16,7 +16,8 @@ import (
 // long behind it.
 const maxSweep = 1000
 
-// Sweep implements storage.Store. An opened session nobody scanned is forgotten 5 min after
+// Sweep implements storage.Store. It also writes the claims that only memory has, so that a
+// crash later costs none of them and their rows are in the audit trail. An opened session nobody scanned is forgotten 5 min after
 // it expired, counted and not logged. A session whose lock is taken is left for next time. A
 // record that cannot be read stays in the file, but no sweep looks at it again.
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error) {
@@ -62,7 +63,8 @@ func (s *Store) anyDue(now time.Time) (bool, error) {
 	return len(old) > 0, err
 }
 
-// sweepMemory forgets opened sessions and logs the expiry of claims that never reached disk.
+// sweepMemory forgets opened sessions and writes the claims that memory alone has, expired or
+// not; from then on the index on disk knows them.
 func (s *Store) sweepMemory(now time.Time, limit int) (handled, removed int, err error) {
 	u := &unit{}
 	defer s.end(u)
@@ -100,8 +102,8 @@ func (s *Store) sweepMemory(now time.Time, limit int) (handled, removed int, err
 	return len(ids), removed, nil
 }
 
-// expire forgets an unscanned session whose time is over and logs the expiry of a claimed
-// one. It returns how many were forgotten.
+// expire forgets an unscanned session whose time is over and has a claimed one written, with
+// its expiry if that has come. It returns how many were forgotten.
 func (s *Store) expire(st *staged, now time.Time) (forgotten int, err error) {
 	if st.current.State == storage.QRPending {
 		if now.Before(st.current.ExpiresAt().Add(forgetAfter)) {
@@ -111,6 +113,7 @@ func (s *Store) expire(st *staged, now time.Time) (forgotten int, err error) {
 		s.memory.unscanned.Add(1)
 		return 1, nil
 	}
+	st.flush = true
 	return 0, s.logExpiry(st, now)
 }
 

@@ -38,6 +38,8 @@ type staged struct {
 	// created sessions hold a reserved place and their user code until published.
 	created   bool
 	published bool
+	// flush asks for a write to disk although the unit changed nothing.
+	flush bool
 }
 
 func (st *staged) changed() bool { return !bytes.Equal(st.before, st.after) }
@@ -174,9 +176,9 @@ func (s *Store) commit(u *unit) error {
 	lazy := len(u.checks)+len(u.writes) == 0
 	changed := make([]*staged, 0, len(u.order))
 	for _, st := range u.order {
-		if st.changed() {
+		if st.flush || st.changed() {
 			changed = append(changed, st)
-			lazy = lazy && st.current.Lazy()
+			lazy = lazy && !st.flush && st.current.Lazy()
 		}
 	}
 	switch {
@@ -201,7 +203,9 @@ func (s *Store) commit(u *unit) error {
 		if st.created {
 			s.memory.count.Add(-1)
 		}
-		s.hub.wake(st.id)
+		if st.changed() {
+			s.hub.wake(st.id)
+		}
 	}
 	return nil
 }
