@@ -59,9 +59,12 @@ func checkRows(tx *bbolt.Tx, bucket string, want map[string]string) error {
 func (s *Store) checkQRSessions(tx *bbolt.Tx, want map[string]map[string]string) error {
 	newest := map[string]*storage.QRSession{}
 	return in(tx, bucketQR).ForEach(func(key, raw []byte) error {
-		qs, err := decode[storage.QRSession](s.codec, raw)
+		qs, err := s.storedSession(raw)
 		if err != nil {
 			return err
+		}
+		if _, version, due, _ := cutTrailer(raw); version != qs.Version || !bytes.Equal(due, appendTime(nil, qs.SweepAt())) {
+			return fmt.Errorf("session %x ends in %d and %x", key, version, due)
 		}
 		if !bytes.Equal(key, qs.ID[:]) {
 			return fmt.Errorf("session %x is stored as %x", qs.ID, key)
@@ -74,7 +77,7 @@ func (s *Store) checkQRSessions(tx *bbolt.Tx, want map[string]map[string]string)
 		// Of sessions with one code the holder is one of the newest.
 		holder := in(tx, bucketQRCode).Get([]byte(code))
 		if same := newest[code]; !bytes.Equal(holder, same.ID[:]) && holder != nil {
-			was, err := fetch[storage.QRSession](s, tx, bucketQR, holder)
+			was, err := s.storedSession(in(tx, bucketQR).Get(holder))
 			if err != nil || was.UserCodeHash != qs.UserCodeHash {
 				return fmt.Errorf("user code of %x leads to %x: %w", key, holder, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -20,7 +21,12 @@ var errUnreadable = errors.New("storage/bolt: unreadable record")
 type codec struct {
 	enc cbor.UserBufferEncMode
 	dec cbor.DecMode
+	// buffers are what records are encoded into before they are cut to size.
+	buffers *sync.Pool
 }
+
+// maxBuffer is the largest buffer that is used again.
+const maxBuffer = 64 << 10
 
 func newCodec() (codec, error) {
 	enc, err := cbor.EncOptions{
@@ -43,19 +49,27 @@ func newCodec() (codec, error) {
 	if err != nil {
 		return codec{}, fmt.Errorf("storage/bolt: decoder: %w", err)
 	}
-	return codec{enc: enc, dec: dec}, nil
+	return codec{enc: enc, dec: dec, buffers: &sync.Pool{New: func() any { return new(bytes.Buffer) }}}, nil
 }
 
 // encode returns a slice of exactly the length of the record: pending sessions live in
 // memory as such slices.
 func (c codec) encode(record any) ([]byte, error) {
-	var buf bytes.Buffer
-	buf.Grow(512)
+	buf, ok := c.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		buf = new(bytes.Buffer)
+	}
+	buf.Reset()
 	buf.WriteByte(recordFormat)
-	if err := c.enc.MarshalToBuffer(record, &buf); err != nil {
+	if err := c.enc.MarshalToBuffer(record, buf); err != nil {
 		return nil, fmt.Errorf("storage/bolt: encode %T: %w", record, err)
 	}
-	return bytes.Clone(buf.Bytes()), nil
+	raw := make([]byte, buf.Len())
+	copy(raw, buf.Bytes())
+	if buf.Cap() <= maxBuffer {
+		c.buffers.Put(buf)
+	}
+	return raw, nil
 }
 
 // decode copies everything out of raw, which may be a page of the file. All its errors are

@@ -60,7 +60,7 @@ func (s *Store) OnDisk(id storage.QRID) (*storage.QRSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decode[storage.QRSession](s.codec, raw)
+	return s.storedSession(raw)
 }
 
 // SpoilInMemory makes the record of a session in memory unreadable.

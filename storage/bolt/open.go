@@ -107,7 +107,7 @@ func bucketNames() []string {
 // The buckets, all at top level. An index row is written and removed with its record.
 const (
 	bucketMeta           = "meta"            // "magic", "schema"
-	bucketQR             = "qr"              // id → record
+	bucketQR             = "qr"              // id → record, version, due time
 	bucketQRCode         = "qr_code"         // user code hash → id
 	bucketToken          = "token"           // kind signature → record
 	bucketTokenRequest   = "token_request"   // request id, kind signature → ""

@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -163,10 +164,7 @@ func (s *Store) UpdateQRSession(ctx context.Context, id storage.QRID, fn func(*s
 
 // change runs fn on a copy of the staged session and keeps what it made of it.
 func (s *Store) change(st *staged, fn func(*storage.QRSession) error) error {
-	next, err := decode[storage.QRSession](s.codec, st.after)
-	if err != nil {
-		return err
-	}
+	next := st.current.Clone()
 	version := next.Version
 	if err := fn(next); err != nil {
 		return err
@@ -208,26 +206,45 @@ func (s *Store) publishLazily(st *staged) {
 	s.hub.wake(st.id)
 }
 
+// trailerLen is what follows the record of a session on disk: its version, and when its row of
+// the expiry index is due. A write needs no more of the record that it replaces.
+const trailerLen = 8 + timeLen
+
+func withTrailer(raw []byte, qs *storage.QRSession) []byte {
+	stored := make([]byte, 0, len(raw)+trailerLen)
+	stored = append(stored, raw...)
+	stored = binary.BigEndian.AppendUint64(stored, qs.Version)
+	return appendTime(stored, qs.SweepAt())
+}
+
+// cutTrailer returns the record of a session as memory has it. The due time is that of
+// appendTime.
+func cutTrailer(stored []byte) (raw []byte, version uint64, due []byte, err error) {
+	at := len(stored) - trailerLen
+	if at < 1 {
+		return nil, 0, nil, fmt.Errorf("%w: a session is cut off", errUnreadable)
+	}
+	return stored[:at:at], binary.BigEndian.Uint64(stored[at:]), stored[at+8:], nil
+}
+
+// storedSession decodes a session as it is on disk.
+func (s *Store) storedSession(stored []byte) (*storage.QRSession, error) {
+	raw, _, _, err := cutTrailer(stored)
+	if err != nil {
+		return nil, err
+	}
+	return decode[storage.QRSession](s.codec, raw)
+}
+
 // putSession writes a session, its index rows and the audit rows that disk does not have. An
 // older version than the one on disk is left alone.
 func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operation {
+	stored := withTrailer(raw, qs)
+	expiry := expiryKey(qs.SweepAt(), expiryQR, qs.ID[:])
 	return func(tx *bbolt.Tx) error {
-		sessions := in(tx, bucketQR)
-		var onDisk uint64
-		if was := sessions.Get(qs.ID[:]); was != nil {
-			old, err := decode[storage.QRSession](s.codec, was)
-			switch {
-			case err != nil:
-				// Memory has what the file has lost. The sweep removes the old index row.
-				s.skipped(bucketQR, err)
-			case old.Version >= qs.Version:
-				return nil
-			default:
-				onDisk = old.Version
-				if err := removeExpiry(tx, old.SweepAt(), expiryQR, qs.ID[:]); err != nil {
-					return err
-				}
-			}
+		onDisk, due := s.versionOnDisk(tx, qs.ID)
+		if onDisk >= qs.Version {
+			return nil
 		}
 		if onDisk == 0 {
 			if err := s.putCode(tx, qs); err != nil {
@@ -244,11 +261,41 @@ func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operat
 				}
 			}
 		}
-		if err := putExpiry(tx, qs.SweepAt(), expiryQR, qs.ID[:]); err != nil {
+		if err := moveExpiry(tx, due, expiry); err != nil {
 			return err
 		}
-		return sessions.Put(qs.ID[:], raw)
+		return in(tx, bucketQR).Put(qs.ID[:], stored)
 	}
+}
+
+// versionOnDisk returns the version of the session in the file and when its index row is due,
+// or nothing when there is no session that can be read: the sweep then removes its index row.
+func (s *Store) versionOnDisk(tx *bbolt.Tx, id storage.QRID) (version uint64, due []byte) {
+	stored := in(tx, bucketQR).Get(id[:])
+	if stored == nil {
+		return 0, nil
+	}
+	_, version, due, err := cutTrailer(stored)
+	if err != nil {
+		// Memory has what the file has lost.
+		s.skipped(bucketQR, err)
+	}
+	return version, due
+}
+
+// moveExpiry puts a row into the expiry index in place of the one of an earlier due time, if
+// there is one and it is another.
+func moveExpiry(tx *bbolt.Tx, due, row []byte) error {
+	index := in(tx, bucketExpiry)
+	if due != nil {
+		if bytes.Equal(due, row[:timeLen]) {
+			return nil
+		}
+		if err := index.Delete(append(bytes.Clone(due), row[timeLen:]...)); err != nil {
+			return err
+		}
+	}
+	return index.Put(row, nil)
 }
 
 // putCode gives the user code to the session unless a newer one has it: an expired session
@@ -257,7 +304,7 @@ func (s *Store) putCode(tx *bbolt.Tx, qs *storage.QRSession) error {
 	codes := in(tx, bucketQRCode)
 	if holder := codes.Get(qs.UserCodeHash[:]); holder != nil {
 		if was := in(tx, bucketQR).Get(holder); was != nil {
-			other, err := decode[storage.QRSession](s.codec, was)
+			other, err := s.storedSession(was)
 			if err == nil && other.OpenedAt.After(qs.OpenedAt) {
 				return nil
 			}
@@ -293,7 +340,12 @@ func (s *Store) rawSession(id storage.QRID) ([]byte, error) {
 	if raw, ok := s.memory.get(id); ok {
 		return raw, nil
 	}
-	return s.get(bucketQR, id[:])
+	stored, err := s.get(bucketQR, id[:])
+	if err != nil {
+		return nil, err
+	}
+	raw, _, _, err := cutTrailer(stored)
+	return raw, err
 }
 
 func (s *Store) codeHolderOnDisk(code storage.UserCodeHash) (storage.QRID, error) {
