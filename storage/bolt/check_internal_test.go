@@ -18,8 +18,7 @@ func (s *Store) Check() error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		want := map[string]map[string]string{}
 		for _, bucket := range []string{
-			bucketQRCode, bucketTokenRequest, bucketTokenSession, bucketTokenSubject,
-			bucketUserLogin, bucketSessionSubject, bucketExpiry,
+			bucketQRCode, bucketTokenIndex, bucketUserLogin, bucketSessionSubject, bucketExpiry,
 		} {
 			want[bucket] = map[string]string{}
 		}
@@ -99,8 +98,11 @@ func (s *Store) checkTokens(tx *bbolt.Tx, want map[string]map[string]string) err
 		if !bytes.Equal(key, tokenKey(t.Kind, t.Signature)) {
 			return fmt.Errorf("token is stored as %x", key)
 		}
-		for bucket, row := range tokenIndexes(t, key) {
-			want[bucket][string(row)] = ""
+		for _, row := range tokenIndexes(t, key) {
+			want[bucketTokenIndex][string(row)] = ""
+		}
+		if owner := ownerIndex(t); owner != nil {
+			want[bucketTokenIndex][string(owner)] = ""
 		}
 		want[bucketExpiry][string(expiryKey(keepUntil(t), expiryToken, key))] = ""
 		return nil

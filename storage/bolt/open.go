@@ -98,9 +98,8 @@ const (
 
 func bucketNames() []string {
 	return []string{
-		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenRequest, bucketTokenSession,
-		bucketTokenSubject, bucketClient, bucketUser, bucketUserLogin, bucketSession,
-		bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
+		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenIndex, bucketClient, bucketUser,
+		bucketUserLogin, bucketSession, bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
 	}
 }
 
@@ -110,9 +109,7 @@ const (
 	bucketQR             = "qr"              // id → record, version, due time
 	bucketQRCode         = "qr_code"         // user code hash → id
 	bucketToken          = "token"           // kind signature → record
-	bucketTokenRequest   = "token_request"   // request id, kind signature → ""
-	bucketTokenSession   = "token_session"   // session id, kind signature → ""
-	bucketTokenSubject   = "token_subject"   // subject, kind signature → ""
+	bucketTokenIndex     = "token_index"     // see indexRequest and those after it → ""
 	bucketClient         = "client"          // id → record
 	bucketUser           = "user"            // subject → record
 	bucketUserLogin      = "user_login"      // login in lower case → subject

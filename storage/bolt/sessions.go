@@ -74,7 +74,7 @@ func (s *Store) SessionsBySubject(ctx context.Context, subject string) ([]*stora
 	}
 	var sessions []*storage.Session
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		for _, key := range indexed(tx, bucketSessionSubject, subject) {
+		for _, key := range indexed(tx, bucketSessionSubject, indexKey(subject, nil)) {
 			session, err := fetch[storage.Session](s, tx, bucketSession, key)
 			if err != nil {
 				return err

@@ -22,19 +22,49 @@ func keepUntil(t *storage.Token) time.Time {
 	return t.KeepUntil
 }
 
-// tokenIndexes lists the index rows of a token, by bucket.
-func tokenIndexes(t *storage.Token, key []byte) map[string][]byte {
-	rows := map[string][]byte{}
-	for bucket, id := range map[string]string{
-		bucketTokenRequest: t.RequestID,
-		bucketTokenSession: t.SessionID,
-		bucketTokenSubject: t.Subject,
-	} {
-		if id != "" {
-			rows[bucket] = indexKey(id, key)
-		}
+// The kinds of rows in the token index. A person's tokens are found through the sign-ins that
+// they belong to, so that the tokens of one sign-in need one row of the person.
+const (
+	indexRequest byte = iota + 1 // request id, token key
+	indexSession                 // session id, subject, token key
+	indexSubject                 // subject, token key, for a token without a session
+	indexOwner                   // subject, session id
+)
+
+// tokenKeyLen is the length of tokenKey's result.
+const tokenKeyLen = 1 + len(storage.TokenSignature{})
+
+func tokenIndexKey(kind byte, id string, key []byte) []byte {
+	return append([]byte{kind}, indexKey(id, key)...)
+}
+
+// sessionIndexKey is the key of the row of a session's token. Without the token key it is the
+// start of those of all tokens a person has by the session.
+func sessionIndexKey(sessionID, subject string, key []byte) []byte {
+	return tokenIndexKey(indexSession, sessionID, indexKey(subject, key))
+}
+
+// tokenIndexes lists the index rows of a token alone.
+func tokenIndexes(t *storage.Token, key []byte) [][]byte {
+	rows := make([][]byte, 0, 3)
+	if t.RequestID != "" {
+		rows = append(rows, tokenIndexKey(indexRequest, t.RequestID, key))
+	}
+	switch {
+	case t.SessionID != "":
+		rows = append(rows, sessionIndexKey(t.SessionID, t.Subject, key))
+	case t.Subject != "":
+		rows = append(rows, tokenIndexKey(indexSubject, t.Subject, key))
 	}
 	return rows
+}
+
+// ownerIndex is the row that the token shares with the others of its sign-in; nil for none.
+func ownerIndex(t *storage.Token) []byte {
+	if t.SessionID == "" || t.Subject == "" {
+		return nil
+	}
+	return tokenIndexKey(indexOwner, t.Subject, []byte(t.SessionID))
 }
 
 // PutToken implements storage.Tokens.
@@ -44,7 +74,7 @@ func (s *Store) PutToken(ctx context.Context, t *storage.Token) error {
 	if err != nil {
 		return err
 	}
-	due, indexes := keepUntil(t), tokenIndexes(t, key)
+	due, indexes, owner := keepUntil(t), tokenIndexes(t, key), ownerIndex(t)
 	free := func(tx *bbolt.Tx) error {
 		if in(tx, bucketToken).Get(key) != nil {
 			return storage.ErrConflict
@@ -56,8 +86,14 @@ func (s *Store) PutToken(ctx context.Context, t *storage.Token) error {
 		if err := free(tx); err != nil {
 			return err
 		}
-		for bucket, row := range indexes {
-			if err := in(tx, bucket).Put(row, nil); err != nil {
+		index := in(tx, bucketTokenIndex)
+		for _, row := range indexes {
+			if err := index.Put(row, nil); err != nil {
+				return err
+			}
+		}
+		if owner != nil && index.Get(owner) == nil {
+			if err := index.Put(owner, nil); err != nil {
 				return err
 			}
 		}
@@ -104,20 +140,13 @@ func (s *Store) deactivate(tx *bbolt.Tx, t *storage.Token, now time.Time) error 
 // RevokeTokens implements storage.Tokens. It looks neither at a unit of work nor at the end
 // of ctx: a thief who hangs up must not stop the revocation of what was stolen.
 func (s *Store) RevokeTokens(_ context.Context, f storage.TokenFilter, now time.Time) (int, error) {
-	bucket, id := bucketTokenRequest, f.RequestID
-	if id == "" {
-		bucket, id = bucketTokenSession, f.SessionID
-	}
-	if id == "" {
-		bucket, id = bucketTokenSubject, f.Subject
-	}
-	if id == "" {
+	if f.RequestID == "" && f.SessionID == "" && f.Subject == "" {
 		return 0, nil
 	}
 	revoked := 0
 	err := s.committer.do(nil, []operation{func(tx *bbolt.Tx) error {
 		revoked = 0
-		for _, key := range indexed(tx, bucket, id) {
+		for _, key := range candidates(tx, f) {
 			t, err := fetch[storage.Token](s, tx, bucketToken, key)
 			if err != nil {
 				return err
@@ -138,10 +167,28 @@ func (s *Store) RevokeTokens(_ context.Context, f storage.TokenFilter, now time.
 	return revoked, nil
 }
 
-// indexed returns copies of the record keys under id in an index.
-func indexed(tx *bbolt.Tx, bucket string, id string) [][]byte {
+// candidates returns the keys of the tokens that the most selective field of the filter finds.
+func candidates(tx *bbolt.Tx, f storage.TokenFilter) [][]byte {
+	switch {
+	case f.RequestID != "":
+		return indexed(tx, bucketTokenIndex, tokenIndexKey(indexRequest, f.RequestID, nil))
+	case f.SessionID != "":
+		keys := indexed(tx, bucketTokenIndex, tokenIndexKey(indexSession, f.SessionID, nil))
+		for i, key := range keys {
+			keys[i] = key[len(key)-tokenKeyLen:]
+		}
+		return keys
+	}
+	keys := indexed(tx, bucketTokenIndex, tokenIndexKey(indexSubject, f.Subject, nil))
+	for _, session := range indexed(tx, bucketTokenIndex, tokenIndexKey(indexOwner, f.Subject, nil)) {
+		keys = append(keys, indexed(tx, bucketTokenIndex, sessionIndexKey(string(session), f.Subject, nil))...)
+	}
+	return keys
+}
+
+// indexed returns copies of what follows the prefix in the rows of an index.
+func indexed(tx *bbolt.Tx, bucket string, prefix []byte) [][]byte {
 	var keys [][]byte
-	prefix := indexKey(id, nil)
 	cursor := in(tx, bucket).Cursor()
 	for row, _ := cursor.Seek(prefix); bytes.HasPrefix(row, prefix); row, _ = cursor.Next() {
 		keys = append(keys, bytes.Clone(row[len(prefix):]))
@@ -157,12 +204,22 @@ func selects(f storage.TokenFilter, t *storage.Token) bool {
 		(f.Kind == 0 || f.Kind == t.Kind)
 }
 
-// removeToken removes a token and its index rows.
+// removeToken removes a token and its index rows, with the last of a sign-in also the row that
+// they shared.
 func removeToken(tx *bbolt.Tx, t *storage.Token) error {
 	key := tokenKey(t.Kind, t.Signature)
-	for bucket, row := range tokenIndexes(t, key) {
-		if err := in(tx, bucket).Delete(row); err != nil {
+	index := in(tx, bucketTokenIndex)
+	for _, row := range tokenIndexes(t, key) {
+		if err := index.Delete(row); err != nil {
 			return err
+		}
+	}
+	if owner := ownerIndex(t); owner != nil {
+		others := sessionIndexKey(t.SessionID, t.Subject, nil)
+		if row, _ := index.Cursor().Seek(others); !bytes.HasPrefix(row, others) {
+			if err := index.Delete(owner); err != nil {
+				return err
+			}
 		}
 	}
 	if err := removeExpiry(tx, keepUntil(t), expiryToken, key); err != nil {

@@ -20,6 +20,7 @@ func tokenTests() map[string]func(*testing.T, Open) {
 		"revocation wins over a refresh of the same family":    revokeBeforeRefresh,
 		"revocation and a racing refresh leave no live family": revokeRacesRefresh,
 		"a token is removed when it need not be kept":          tokenSwept,
+		"revocation of a person reaches what a sweep has left": revokeSwept,
 	}
 }
 
@@ -95,6 +96,10 @@ func revokeFilter(t *testing.T, open Open) {
 		{Kind: storage.TokenAccess, RequestID: "r3", SessionID: "s2", Subject: "ann", ClientID: "tv"},
 		{Kind: storage.TokenAccess, RequestID: "r4", SessionID: "s3", Subject: "bob", ClientID: "tv"},
 		{Kind: storage.TokenAccess, RequestID: "r", ClientID: "tv"},
+		{Kind: storage.TokenAccess, RequestID: "r5", Subject: "eve", ClientID: "tv"},
+		{Kind: storage.TokenAccess, RequestID: "r6", SessionID: "s4", Subject: "eve", ClientID: "tv"},
+		{Kind: storage.TokenRefresh, SessionID: "s4", Subject: "sam"},
+		{Kind: storage.TokenRefresh, SessionID: "s4"},
 	}
 	for name, test := range map[string]struct {
 		filter storage.TokenFilter
@@ -106,6 +111,9 @@ func revokeFilter(t *testing.T, open Open) {
 		"the sign-in":                 {storage.TokenFilter{SessionID: "s1"}, []int{0, 1, 2}},
 		"the sign-in at a client":     {storage.TokenFilter{SessionID: "s1", ClientID: "web"}, []int{2}},
 		"the person":                  {storage.TokenFilter{Subject: "ann"}, []int{0, 1, 2, 3}},
+		"a person without a sign-in":  {storage.TokenFilter{Subject: "eve"}, []int{6, 7}},
+		"a sign-in of several":        {storage.TokenFilter{SessionID: "s4"}, []int{7, 8, 9}},
+		"a person in a shared one":    {storage.TokenFilter{Subject: "sam"}, []int{8}},
 		"fields that contradict":      {storage.TokenFilter{RequestID: "r1", Subject: "bob"}, nil},
 		"a client alone is nothing":   {storage.TokenFilter{ClientID: "tv"}, nil},
 		"an empty filter is nothing":  {storage.TokenFilter{}, nil},
@@ -207,6 +215,26 @@ func tokenSwept(t *testing.T, open Open) {
 	wantEqual(t, active(t, s, kept), true)
 	wantEqual(t, sweep(t, s, kept.KeepUntil), 1)
 	n, err := s.RevokeTokens(t.Context(), storage.TokenFilter{RequestID: "family"}, opened())
+	wantErr(t, err, nil)
+	wantEqual(t, n, 0)
+}
+
+func revokeSwept(t *testing.T, open Open) {
+	s, _ := open(t)
+	// Two of one sign-in, of which the sweep removes one, and one of a sign-in it empties.
+	gone, left, other := token(storage.TokenAccess, 1), token(storage.TokenRefresh, 2), token(storage.TokenAccess, 3)
+	left.KeepUntil = after(24 * time.Hour)
+	other.SessionID = "another"
+	for _, tok := range []*storage.Token{gone, left, other} {
+		putToken(t, s, tok)
+	}
+	wantEqual(t, sweep(t, s, gone.ExpiresAt), 2)
+	n, err := s.RevokeTokens(t.Context(), storage.TokenFilter{Subject: gone.Subject}, opened())
+	wantErr(t, err, nil)
+	wantEqual(t, n, 1)
+	wantEqual(t, active(t, s, left), false)
+	wantEqual(t, sweep(t, s, left.KeepUntil), 1)
+	n, err = s.RevokeTokens(t.Context(), storage.TokenFilter{Subject: gone.Subject}, opened())
 	wantErr(t, err, nil)
 	wantEqual(t, n, 0)
 }
