@@ -24,7 +24,7 @@ type eventQueue struct {
 }
 
 // putEvent appends one row. The sequence tells rows of one instant apart.
-func (s *Store) putEvent(tx *bbolt.Tx, e storage.AuditEvent) error {
+func (s *Store) putEvent(tx *bbolt.Tx, put putter, e storage.AuditEvent) error {
 	trail := in(tx, bucketAudit)
 	// Rows come nearly in the order of their keys: a page that is full stays full.
 	trail.FillPercent = 0.9
@@ -33,7 +33,11 @@ func (s *Store) putEvent(tx *bbolt.Tx, e storage.AuditEvent) error {
 		return err
 	}
 	key := binary.BigEndian.AppendUint64(appendTime(nil, e.At), sequence)
-	return put(s, tx, bucketAudit, key, e)
+	raw, err := s.codec.encode(e)
+	if err != nil {
+		return err
+	}
+	return put(bucketAudit, key, raw)
 }
 
 // RecordEvent implements storage.Audit.
@@ -50,7 +54,7 @@ func (s *Store) RecordEvent(_ context.Context, e storage.AuditEvent) {
 			s.logger.Error("an audit row could not be written", slog.String("type", e.Type), slog.Any("error", err))
 		}
 	}
-	write := func(tx *bbolt.Tx) error { return s.putEvent(tx, e) }
+	write := func(tx *bbolt.Tx) error { return s.putEvent(tx, direct(tx), e) }
 	if err := s.committer.enqueue(&request{writes: []operation{write}, done: done}); err != nil {
 		done(err)
 	}

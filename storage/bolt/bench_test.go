@@ -2,12 +2,14 @@ package bolt_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/qrgrant/qrgrant/storage"
 	"github.com/qrgrant/qrgrant/storage/bolt"
@@ -187,4 +189,26 @@ func BenchmarkOpening(b *testing.B) {
 	}
 	b.ReportMetric(float64(heap()-before)/float64(i), "B/session")
 	runtime.KeepAlive(store)
+}
+
+// BenchmarkClose is the clean end of a store with 50,000 opened sessions, whose ids and user
+// codes are in no order.
+func BenchmarkClose(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		store := benchStore(b)
+		for i := range uint64(50_000) {
+			qs, random := crashSession(int(i)), (i+1)*0x9e3779b97f4a7c15
+			binary.BigEndian.PutUint64(qs.ID[:], random)
+			binary.BigEndian.PutUint64(qs.UserCodeHash[:], random*7)
+			qs.OpenedAt = qs.OpenedAt.Add(time.Duration(random % uint64(storage.QRLifetime)))
+			if err := store.CreateQRSession(b.Context(), qs); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+		if err := store.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

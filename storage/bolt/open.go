@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -78,6 +79,8 @@ type Store struct {
 	logger    *slog.Logger
 	retention time.Duration
 	waiting   eventQueue
+	// swept is the time of the last sweep.
+	swept atomic.Pointer[time.Time]
 	// Decoded records that nearly every request reads.
 	clients *cache[storage.Client]
 	users   *cache[storage.User]
@@ -293,7 +296,8 @@ func (s *Store) Health(ctx context.Context) error {
 }
 
 // Close writes every session that only memory has, also the opened ones, so that a clean
-// restart loses nothing. It waits for the units that are being committed.
+// restart loses nothing but openings that had expired unscanned at the last sweep. It waits for
+// the units that are being committed.
 func (s *Store) Close() error {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -307,41 +311,6 @@ func (s *Store) Close() error {
 	s.users.close()
 	s.signIns.close()
 	return errors.Join(err, s.db.Close())
-}
-
-// flush writes the sessions in memory, a few hundred to a commit. One that cannot be read does
-// not keep the others from disk.
-func (s *Store) flush() error {
-	var unreadable error
-	var writes []operation
-	commit := func() error {
-		if len(writes) == 0 {
-			return nil
-		}
-		batch := writes
-		writes = nil
-		return s.committer.do(nil, batch)
-	}
-	for _, id := range s.memory.ids() {
-		rows := s.memory.rows(id)
-		raw, ok := s.memory.get(id)
-		if !ok {
-			continue
-		}
-		qs, err := decode[storage.QRSession](s.codec, raw)
-		if err != nil {
-			unreadable = errors.Join(unreadable, fmt.Errorf("storage/bolt: session %s is lost: %w", id.Hash(), err))
-			continue
-		}
-		writes = append(writes, s.putSession(raw, qs, rows))
-		if len(writes) < 500 {
-			continue
-		}
-		if err := commit(); err != nil {
-			return errors.Join(unreadable, err)
-		}
-	}
-	return errors.Join(unreadable, commit())
 }
 
 // get returns a copy of one value, or storage.ErrNotFound.

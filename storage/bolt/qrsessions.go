@@ -236,36 +236,54 @@ func (s *Store) storedSession(stored []byte) (*storage.QRSession, error) {
 	return decode[storage.QRSession](s.codec, raw)
 }
 
-// putSession writes a session, its index rows and the audit rows that disk does not have. An
-// older version than the one on disk is left alone.
+// sessionWrite is a session on its way to disk.
+type sessionWrite struct {
+	qs     *storage.QRSession
+	stored []byte
+	expiry []byte
+	rows   []row
+	// codeless: another session has the user code.
+	codeless bool
+}
+
+func newSessionWrite(raw []byte, qs *storage.QRSession, rows []row) *sessionWrite {
+	return &sessionWrite{
+		qs: qs, stored: withTrailer(raw, qs), expiry: expiryKey(qs.SweepAt(), expiryQR, qs.ID[:]), rows: rows,
+	}
+}
+
+// putSession is storeSession as an operation of a unit.
 func (s *Store) putSession(raw []byte, qs *storage.QRSession, rows []row) operation {
-	stored := withTrailer(raw, qs)
-	expiry := expiryKey(qs.SweepAt(), expiryQR, qs.ID[:])
-	return func(tx *bbolt.Tx) error {
-		onDisk, due := s.versionOnDisk(tx, qs.ID)
-		if onDisk >= qs.Version {
-			return nil
-		}
-		if onDisk == 0 {
-			if err := s.putCode(tx, qs); err != nil {
-				return err
-			}
-			if err := s.putEvent(tx, qs.OpenedEvent()); err != nil {
-				return err
-			}
-		}
-		for _, r := range rows {
-			if r.version > onDisk {
-				if err := s.putEvent(tx, r.event); err != nil {
-					return err
-				}
-			}
-		}
-		if err := moveExpiry(tx, due, expiry); err != nil {
+	w := newSessionWrite(raw, qs, rows)
+	return func(tx *bbolt.Tx) error { return s.storeSession(tx, direct(tx), w) }
+}
+
+// storeSession writes a session, its index rows and the audit rows that disk does not have. An
+// older version than the one on disk is left alone.
+func (s *Store) storeSession(tx *bbolt.Tx, put putter, w *sessionWrite) error {
+	onDisk, due := s.versionOnDisk(tx, w.qs.ID)
+	if onDisk >= w.qs.Version {
+		return nil
+	}
+	if onDisk == 0 {
+		if err := s.putCode(tx, put, w); err != nil {
 			return err
 		}
-		return in(tx, bucketQR).Put(qs.ID[:], stored)
+		if err := s.putEvent(tx, put, w.qs.OpenedEvent()); err != nil {
+			return err
+		}
 	}
+	for _, r := range w.rows {
+		if r.version > onDisk {
+			if err := s.putEvent(tx, put, r.event); err != nil {
+				return err
+			}
+		}
+	}
+	if err := moveExpiry(tx, put, due, w.expiry); err != nil {
+		return err
+	}
+	return put(bucketQR, w.qs.ID[:], w.stored)
 }
 
 // versionOnDisk returns the version of the session in the file and when its index row is due,
@@ -285,24 +303,26 @@ func (s *Store) versionOnDisk(tx *bbolt.Tx, id storage.QRID) (version uint64, du
 
 // moveExpiry puts a row into the expiry index in place of the one of an earlier due time, if
 // there is one and it is another.
-func moveExpiry(tx *bbolt.Tx, due, row []byte) error {
-	index := in(tx, bucketExpiry)
+func moveExpiry(tx *bbolt.Tx, put putter, due, row []byte) error {
 	if due != nil {
 		if bytes.Equal(due, row[:timeLen]) {
 			return nil
 		}
-		if err := index.Delete(append(bytes.Clone(due), row[timeLen:]...)); err != nil {
+		if err := in(tx, bucketExpiry).Delete(append(bytes.Clone(due), row[timeLen:]...)); err != nil {
 			return err
 		}
 	}
-	return index.Put(row, nil)
+	return put(bucketExpiry, row, nil)
 }
 
 // putCode gives the user code to the session unless a newer one has it: an expired session
 // may reach the disk after the one that took over its code.
-func (s *Store) putCode(tx *bbolt.Tx, qs *storage.QRSession) error {
-	codes := in(tx, bucketQRCode)
-	if holder := codes.Get(qs.UserCodeHash[:]); holder != nil {
+func (s *Store) putCode(tx *bbolt.Tx, put putter, w *sessionWrite) error {
+	if w.codeless {
+		return nil
+	}
+	qs := w.qs
+	if holder := in(tx, bucketQRCode).Get(qs.UserCodeHash[:]); holder != nil {
 		if was := in(tx, bucketQR).Get(holder); was != nil {
 			other, err := s.storedSession(was)
 			if err == nil && other.OpenedAt.After(qs.OpenedAt) {
@@ -310,7 +330,7 @@ func (s *Store) putCode(tx *bbolt.Tx, qs *storage.QRSession) error {
 			}
 		}
 	}
-	return codes.Put(qs.UserCodeHash[:], qs.ID[:])
+	return put(bucketQRCode, qs.UserCodeHash[:], qs.ID[:])
 }
 
 // removeSession removes a session and its index rows.

@@ -21,6 +21,7 @@ const maxSweep = 1000
 // it expired, counted and not logged. A session whose lock is taken is left for next time. A
 // record that cannot be read stays in the file, but no sweep looks at it again.
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error) {
+	s.swept.Store(&now)
 	left := limit
 	for left > 0 {
 		if err := ctx.Err(); err != nil {
