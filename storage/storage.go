@@ -39,7 +39,8 @@ type Store interface {
 	// ErrConflict. No driver holds its write transaction open while fn runs.
 	Tx(ctx context.Context, fn func(ctx context.Context) error) error
 	// Sweep removes at most limit records that are due at now, writes the audit rows of
-	// expired sessions, and reports whether more are due. Its cost is that of what is due.
+	// expired sessions, and reports whether more are due. Its cost is that of what is due. It
+	// also writes the scans that are not yet on disk.
 	Sweep(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error)
 	// Health reports whether the store can serve reads and writes.
 	Health(ctx context.Context) error

@@ -2,7 +2,6 @@ package bolt_test
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -197,11 +196,9 @@ func BenchmarkClose(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		store := benchStore(b)
-		for i := range uint64(50_000) {
-			qs, random := crashSession(int(i)), (i+1)*0x9e3779b97f4a7c15
-			binary.BigEndian.PutUint64(qs.ID[:], random)
-			binary.BigEndian.PutUint64(qs.UserCodeHash[:], random*7)
-			qs.OpenedAt = qs.OpenedAt.Add(time.Duration(random % uint64(storage.QRLifetime)))
+		for i := range 50_000 {
+			qs := crashSession(i)
+			qs.OpenedAt = qs.OpenedAt.Add(time.Duration(scatter(i) % uint64(storage.QRLifetime)))
 			if err := store.CreateQRSession(b.Context(), qs); err != nil {
 				b.Fatal(err)
 			}

@@ -57,19 +57,24 @@ func crashChild(path string) error {
 	return <-failed
 }
 
+// scatter spreads numbers as random ids and hashes would be, each to another.
+func scatter(n int) uint64 { return uint64(n) * 0x9e3779b97f4a7c15 }
+
 func crashSession(n int) *storage.QRSession {
 	qs := opening(n, instant())
 	qs.Challenge = ""
+	binary.BigEndian.PutUint64(qs.ID[:], scatter(n))
 	binary.BigEndian.PutUint64(qs.ID[8:], uint64(n))
+	binary.BigEndian.PutUint64(qs.UserCodeHash[:], 7*scatter(n))
 	return qs
 }
 
 func crashToken(n int, kind storage.TokenKind) *storage.Token {
 	t := &storage.Token{
-		Kind: kind, RequestID: fmt.Sprint("family ", n), Subject: "ann", SessionID: fmt.Sprint("sid ", n),
+		Kind: kind, RequestID: fmt.Sprintf("%x family", scatter(n)), Subject: "ann", SessionID: fmt.Sprintf("%x sid", 3*scatter(n)),
 		Active: true, ExpiresAt: instant(),
 	}
-	binary.BigEndian.PutUint64(t.Signature[:], uint64(n))
+	binary.BigEndian.PutUint64(t.Signature[:], scatter(n))
 	return t
 }
 
