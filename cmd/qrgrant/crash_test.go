@@ -215,7 +215,11 @@ func (l *load) login(ctx context.Context, client *http.Client, phone *player.App
 	}
 	// A person scans after the first poll has reached the server. One request later it has,
 	// nearly always; when not, the PC hears of the approval five seconds late and no harm is done.
-	<-polls
+	select {
+	case <-polls:
+	case err := <-ended:
+		return err // killed before it began
+	}
 	if err := get(ctx, client, l.issuer+"/healthz", ""); err != nil {
 		return err
 	}
