@@ -327,7 +327,7 @@ func TestReportCoolDown(t *testing.T) {
 	c := openQR(t, s, "cli", nil) // nobody else is kept from opening
 	before := c.record()
 	reply := alice.scan(payload(c.opened), "scanner")
-	wantLimited(t, reply, "rate_limited", 5*time.Minute)
+	wantLimited(t, reply, "reported", 5*time.Minute)
 	wantUnchanged(t, before, c.record())
 	mustAnswer(t, bob.scan(payload(c.opened), "scanner"), http.StatusOK)
 	// Another client, and the same from another address, is another asker.
@@ -345,7 +345,7 @@ func TestReportCoolDown(t *testing.T) {
 	wantLimited(t, tryOpenQR(t, s, "cli", nil).opened, "temporarily_unavailable", 61*time.Second)
 	s.Clock.Advance(time.Second) // the first report is over, so one is left
 	c = openQR(t, s, "cli", nil)
-	wantLimited(t, bob.scan(payload(c.opened), "scanner"), "rate_limited", time.Minute)
+	wantLimited(t, bob.scan(payload(c.opened), "scanner"), "reported", time.Minute)
 	mustAnswer(t, carol.scan(payload(c.opened), "scanner"), http.StatusOK)
 	s.Clock.Advance(time.Minute)
 	mustAnswer(t, bob.scan(payload(openQR(t, s, "cli", nil).opened), "scanner"), http.StatusOK)
@@ -359,7 +359,7 @@ func TestReportNamesOneAddress(t *testing.T) {
 	bad := openFrom(t, s, "tv", "192.0.2.1")
 	mustAnswer(t, alice.decide(alice.scanCode(bad.userCode()), "report", ""), http.StatusOK)
 	again, elsewhere := openFrom(t, s, "tv", "192.0.2.1"), openFrom(t, s, "tv", "192.0.2.2")
-	wantLimited(t, alice.scanCode(again.userCode()), "rate_limited", 5*time.Minute)
+	wantLimited(t, alice.scanCode(again.userCode()), "reported", 5*time.Minute)
 	mustAnswer(t, alice.scanCode(elsewhere.userCode()), http.StatusOK)
 }
 

@@ -109,13 +109,15 @@ func explainRefusal(err error) (line string, code int) {
 	case "gone":
 		return "this sign-in is over; ask for a new code on the other device", exitExpired
 	case "already_claimed":
-		return "another phone took this code first; if that was not you, cancel on the other device", exitDenied
+		return "another phone, or an earlier run of this command, has this code; if that was not you, cancel on the other device", exitDenied
 	case "already_decided":
 		return "this sign-in is decided already", exitFailure
 	case "check_code_mismatch":
-		return "the check code is wrong; look at the other screen, ask for a new code there and start again", exitDenied
+		return "the check code is wrong; cancel on the other device, ask for a new code there and start again", exitDenied
 	case "context_changed":
 		return "what you were shown has changed; scan again", exitFailure
+	case "reported":
+		return "you reported this device a short while ago; it may ask you again in " + orMinute(refusal), exitDenied
 	case "rate_limited", "temporarily_unavailable":
 		return "too many tries; wait " + orMinute(refusal) + " and try again", exitFailure
 	case "wrong_account":

@@ -122,18 +122,22 @@ func (f *phoneFlags) verdict(ctx context.Context, p *person, claim *player.Claim
 	case f.approve:
 		v.Decision = "approve"
 	default:
-		said, err := p.ask(ctx, "Deny, report or approve this sign-in? [deny/report/approve] ")
-		if err != nil {
+		var err error
+		if v.Decision, err = p.askVerdict(ctx); err != nil {
 			return v, err
 		}
-		v.Decision = decision(said)
 	}
+	return f.withCode(ctx, p, claim, ref, v)
+}
+
+// withCode adds the code that an approval needs, and that the flags did not give.
+func (f *phoneFlags) withCode(ctx context.Context, p *person, claim *player.Claim, ref player.Reference, v player.Verdict) (player.Verdict, error) {
 	if v.Decision != "approve" {
 		return v, nil
 	}
 	var err error
 	if claim.CheckCodeRequired && v.CheckCode == "" {
-		if v.CheckCode, err = p.askCheckCode(ctx); err != nil {
+		if v.CheckCode, v.Decision, err = p.askCheckCode(ctx); err != nil || v.Decision != "approve" {
 			return v, err
 		}
 	}
@@ -145,15 +149,17 @@ func (f *phoneFlags) verdict(ctx context.Context, p *person, claim *player.Claim
 	return v, err
 }
 
-// decision reads the person's answer; whatever is not a clear yes is a no.
+// decision reads a verdict; "" when it is none. An empty line denies: it is the safe answer.
 func decision(said string) string {
 	switch strings.ToLower(said) {
-	case "a", "approve", "y", "yes":
+	case "a", "approve":
 		return "approve"
 	case "r", "report":
 		return "report"
+	case "", "d", "deny", "n", "no":
+		return "deny"
 	}
-	return "deny"
+	return ""
 }
 
 // decide sends the verdict, asks again for a mistyped code while tries are left, and reports.
@@ -167,7 +173,7 @@ func (f *phoneFlags) decide(ctx context.Context, e env, phone *player.Approver, 
 		case retry:
 			fmt.Fprintf(e.Stdout, "That is not the code on the other screen; tries left: %d.\n", *refusal.TriesLeft)
 			v.CheckCode, v.UserCode = "", ""
-			if v, err = f.verdict(ctx, p, claim, player.Reference{}); err != nil {
+			if v, err = f.withCode(ctx, p, claim, player.Reference{}, v); err != nil {
 				return err
 			}
 			continue
@@ -176,7 +182,7 @@ func (f *phoneFlags) decide(ctx context.Context, e env, phone *player.Approver, 
 		case decided.State == "approved":
 			fmt.Fprintln(e.Stdout, "Approved. The other device is being signed in.")
 		case v.Decision == "report":
-			fmt.Fprintln(e.Stdout, "Denied and reported. Nobody is signed in.")
+			fmt.Fprintln(e.Stdout, "Denied and reported. Nobody is signed in, and the other device cannot ask you again for some minutes.")
 		default:
 			fmt.Fprintln(e.Stdout, "Denied. Nobody is signed in.")
 		}
@@ -256,15 +262,35 @@ type person struct {
 	out io.Writer
 }
 
-// askCheckCode asks until the answer can be a check code: a slip of the finger that cannot be
-// one need not cost a try.
-func (p *person) askCheckCode(ctx context.Context) (string, error) {
+// askVerdict asks until the answer is a verdict: a typing mistake is not a decision.
+func (p *person) askVerdict(ctx context.Context) (string, error) {
 	for {
-		said, err := p.ask(ctx, "Type the two digits shown on the other screen: ")
-		if err != nil || isCheckCode(said) {
-			return said, err
+		said, err := p.ask(ctx, "Deny, report or approve this sign-in? [deny/report/approve] ")
+		if err != nil {
+			return "", err
 		}
-		fmt.Fprintln(p.out, "A check code is two digits, from 10 to 99.")
+		if verdict := decision(said); verdict != "" {
+			return verdict, nil
+		}
+		fmt.Fprintln(p.out, "Type deny, report or approve.")
+	}
+}
+
+// askCheckCode asks until the answer can be a check code: a slip of the finger that cannot be
+// one need not cost a try. The person may still deny or report instead.
+func (p *person) askCheckCode(ctx context.Context) (code, verdict string, err error) {
+	for {
+		said, err := p.ask(ctx, "Type the two digits shown on the other screen (or deny, report): ")
+		if err != nil {
+			return "", "", err
+		}
+		if isCheckCode(said) {
+			return said, "approve", nil
+		}
+		if verdict := decision(said); said != "" && verdict != "" && verdict != "approve" {
+			return "", verdict, nil
+		}
+		fmt.Fprintln(p.out, "The check code is two digits, from 10 to 99.")
 	}
 }
 

@@ -37,7 +37,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 		return nil, problemServer(err)
 	}
 	if wait := s.reports.against(asker{q.ClientID, q.Address}, a.Subject, now); wait > 0 {
-		return nil, problemLimited(wait)
+		return nil, problemReported(wait)
 	}
 	handle, err := newSecret(s.config.Rand, q.ID)
 	if err != nil {

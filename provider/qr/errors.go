@@ -64,6 +64,13 @@ func problemLimited(retryAfter time.Duration) *Problem {
 	return p
 }
 
+// problemReported keeps an asker away from the person who has just reported it.
+func problemReported(retryAfter time.Duration) *Problem {
+	p := problem(http.StatusTooManyRequests, "reported", "You reported this device. It cannot ask you again yet.")
+	p.RetryAfter = retryAfter
+	return p
+}
+
 func problemServer(cause error) *Problem {
 	p := problem(http.StatusInternalServerError, "server_error", "The server could not answer. Try again.")
 	p.cause = cause

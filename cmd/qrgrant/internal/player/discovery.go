@@ -54,6 +54,7 @@ func discoverOIDC(ctx context.Context, client *http.Client, issuer string) (*oid
 	case errors.As(err, &transport):
 		return nil, &UnreachableError{Origin: issuer, Err: err}
 	default:
-		return nil, fmt.Errorf("read the OpenID metadata of %s: %w", issuer, err)
+		// What the library says holds the whole answer, which may be a web page.
+		return nil, fmt.Errorf("%s does not answer as an OpenID provider; check the issuer", issuer)
 	}
 }
