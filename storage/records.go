@@ -73,6 +73,15 @@ type Client struct {
 	SharedAudiences []string `cbor:"11,keyasint,omitempty"`
 	QR              QRPolicy `cbor:"12,keyasint,omitempty"`
 	Disabled        bool     `cbor:"13,keyasint,omitempty"`
+	// PostLogoutRedirectURIs is where a sign-out the client asked for may lead back to
+	// (OpenID Connect RP-Initiated Logout 1.0 §3.1), matched character by character.
+	PostLogoutRedirectURIs []string `cbor:"14,keyasint,omitempty"`
+	// BackchannelLogoutURI gets a logout token when a sign-in the client took part in ends
+	// (OpenID Connect Back-Channel Logout 1.0 §2.2); empty means never.
+	BackchannelLogoutURI string `cbor:"15,keyasint,omitempty"`
+	// BackchannelLogoutSessionRequired says that the client needs the sid in it. It is in
+	// every logout token.
+	BackchannelLogoutSessionRequired bool `cbor:"16,keyasint,omitempty"`
 }
 
 // Public reports whether the client has no secret.
@@ -136,6 +145,16 @@ type Session struct {
 // ActiveAt reports whether the session lasts at now.
 func (s *Session) ActiveAt(now time.Time) bool {
 	return s.EndedAt.IsZero() && now.Before(s.ExpiresAt)
+}
+
+// Consent is what a person allowed a client; a request within it need not ask again.
+type Consent struct {
+	Subject  string `cbor:"1,keyasint"`
+	ClientID string `cbor:"2,keyasint"`
+	// Scopes are all that were allowed so far.
+	Scopes []string `cbor:"3,keyasint,omitempty"`
+	// At is when the person last said so.
+	At time.Time `cbor:"4,keyasint"`
 }
 
 // KeyUse tells what a Key is for.

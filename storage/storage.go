@@ -29,6 +29,8 @@ type Store interface {
 	Clients
 	Users
 	Sessions
+	SessionClients
+	Consents
 	Keys
 	Audit
 
@@ -114,6 +116,24 @@ type Sessions interface {
 	SessionsBySubject(ctx context.Context, subject string) ([]*Session, error)
 	// EndSession marks the session ended; ending it again changes nothing.
 	EndSession(ctx context.Context, id string, now time.Time) error
+}
+
+// SessionClients keeps which clients took part in a sign-in: those that want to hear of its
+// end. The rows go when the sign-in is swept.
+type SessionClients interface {
+	// AddSessionClient remembers that the client took part; doing so again changes nothing.
+	AddSessionClient(ctx context.Context, sessionID, clientID string) error
+	// SessionClients lists the ids of the clients that took part, in their order.
+	SessionClients(ctx context.Context, sessionID string) ([]string, error)
+}
+
+// Consents keeps what people allowed clients, one record for each person and client.
+type Consents interface {
+	// PutConsent stores or replaces a consent.
+	PutConsent(ctx context.Context, c *Consent) error
+	Consent(ctx context.Context, subject, clientID string) (*Consent, error)
+	// DeleteConsent forgets a consent; one that does not exist is no error.
+	DeleteConsent(ctx context.Context, subject, clientID string) error
 }
 
 // Keys keeps signing keys and server keys.

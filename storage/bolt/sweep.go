@@ -238,6 +238,11 @@ func (s *Store) removeSignInIf(tx *bbolt.Tx, key, row []byte) error {
 	if err != nil || !bytes.Equal(row, expiryKey(sessionDue(session), expirySession, key)) {
 		return err
 	}
+	for _, client := range indexed(tx, bucketSessionClient, session.ID) {
+		if err := in(tx, bucketSessionClient).Delete(indexKey(session.ID, client)); err != nil {
+			return err
+		}
+	}
 	return removeSignIn(tx, session)
 }
 

@@ -33,6 +33,8 @@ func clientRoundTrip(t *testing.T, open Open) {
 			RedirectURIs: []string{"https://rp.example/cb"}, GrantTypes: []string{"authorization_code"},
 			Scopes: []string{"openid"}, PKCEOptional: true, IDTokenAlg: "RS256", FirstParty: true,
 			Approver: true, SharedAudiences: []string{"https://api.example"}, Disabled: true,
+			PostLogoutRedirectURIs: []string{"https://rp.example/bye"}, BackchannelLogoutURI: "https://rp.example/logout",
+			BackchannelLogoutSessionRequired: true,
 			QR: storage.QRPolicy{
 				Enabled: true, AllowedScopes: []string{"openid"}, Lifetime: 3 * time.Minute,
 				TypeUserCode: true, OfflineAccess: true,
