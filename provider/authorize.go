@@ -51,13 +51,13 @@ func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authoriz
 	switch {
 	case p.mustSignIn(req, b, fresh):
 		if silent || fresh {
-			p.redirectError(w, req, "login_required", "The person has to sign in.")
+			p.redirectError(w, r, req, "login_required", "The person has to sign in.")
 			return
 		}
 		p.signInPage(w, r, b, signInView{Next: p.pathOf(routeAuthorize) + "?" + req.raw, Login: req.loginHint, client: req})
 	case !req.client.FirstParty || slices.Contains(req.prompt, "consent"):
 		if silent {
-			p.redirectError(w, req, "consent_required", "The person has to be asked.")
+			p.redirectError(w, r, req, "consent_required", "The person has to be asked.")
 			return
 		}
 		p.consentPage(w, r, req, b)
@@ -117,7 +117,7 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 		p.refuseAuthorize(w, r, req, err)
 		return
 	}
-	p.redirectBack(w, req, url.Values{"code": {answer.GetCode()}})
+	p.redirectBack(w, r, req, url.Values{"code": {answer.GetCode()}})
 }
 
 // refuseAuthorize sends an error to the client when its redirect URI is known to be good, and
@@ -134,19 +134,23 @@ func (p *Provider) refuseAuthorize(w http.ResponseWriter, r *http.Request, req *
 	if own.status >= http.StatusInternalServerError {
 		p.config.Logger.ErrorContext(r.Context(), "authorization failed", "client_id", req.client.ID, "error", err)
 	}
-	p.redirectError(w, req, own.code, own.description)
+	p.redirectError(w, r, req, own.code, own.description)
 }
 
-func (p *Provider) redirectError(w http.ResponseWriter, req *authorizeRequest, code, sentence string) {
-	p.redirectBack(w, req, url.Values{"error": {code}, "error_description": {sentence}})
+func (p *Provider) redirectError(w http.ResponseWriter, r *http.Request, req *authorizeRequest, code, sentence string) {
+	p.redirectBack(w, r, req, url.Values{"error": {code}, "error_description": {sentence}})
 }
 
 // redirectBack adds state and iss (RFC 9207), keeping the query the URI was registered with.
-func (p *Provider) redirectBack(w http.ResponseWriter, req *authorizeRequest, answer url.Values) {
+func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, req *authorizeRequest, answer url.Values) {
 	if req.state != "" {
 		answer.Set("state", req.state)
 	}
 	answer.Set("iss", p.config.Issuer)
+	if req.formPost {
+		p.postBack(w, r, req, answer)
+		return
+	}
 	target := *req.redirect
 	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+answer.Encode(), "&")
 	w.Header().Set("Location", target.String())

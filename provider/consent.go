@@ -52,7 +52,7 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		p.refuseAuthorize(w, r, req, err)
 	case r.PostForm.Get("decision") != "allow":
-		p.redirectError(w, req, "access_denied", "The person refused.")
+		p.redirectError(w, r, req, "access_denied", "The person refused.")
 	default:
 		p.grantCode(w, r, req, b.session)
 	}

@@ -60,7 +60,7 @@ func (p *Provider) describe() error {
 		Revocation:            p.urlOf(routeRevoke),
 		Scopes:                []string{"openid", "profile", "email", "address", "phone", "offline_access"},
 		ResponseTypes:         []string{"code"},
-		ResponseModes:         []string{"query"},
+		ResponseModes:         []string{"query", "form_post"},
 		GrantTypes:            []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType},
 		TokenAuthMethods:      methods,
 		IntrospectAuthMethods: confidential,

@@ -17,6 +17,7 @@ import (
 type pages struct {
 	byName map[string]*template.Template
 	style  []byte
+	submit []byte
 }
 
 // loadPages parses every page at the start, so that a broken override is a start fault and
@@ -27,7 +28,7 @@ func loadPages(override fs.FS) (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q"} {
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost"} {
 		body, err := templateFile(override, name+".html")
 		if err != nil {
 			return nil, err
@@ -41,7 +42,10 @@ func loadPages(override fs.FS) (*pages, error) {
 		}
 		p.byName[name] = t
 	}
-	p.style, err = templateFile(override, "style.css")
+	if p.style, err = templateFile(override, "style.css"); err != nil {
+		return nil, err
+	}
+	p.submit, err = templateFile(override, "submit.js")
 	return p, err
 }
 
@@ -58,6 +62,12 @@ func templateFile(override fs.FS, name string) ([]byte, error) {
 // render writes a page. formTargets are the origins a form on it may end up at beside our own:
 // browsers apply form-action to the redirect that follows a submission too.
 func (p *Provider) render(w http.ResponseWriter, r *http.Request, status int, name string, data any, formTargets ...string) {
+	policy := pagePolicy + "; form-action " + strings.Join(append([]string{"'self'"}, formTargets...), " ")
+	p.renderUnder(w, r, status, name, data, policy)
+}
+
+// renderUnder writes a page under a content security policy of its own.
+func (p *Provider) renderUnder(w http.ResponseWriter, r *http.Request, status int, name string, data any, policy string) {
 	var body bytes.Buffer
 	view := struct {
 		Style, Issuer string
@@ -68,18 +78,24 @@ func (p *Provider) render(w http.ResponseWriter, r *http.Request, status int, na
 		http.Error(w, "The page could not be shown.", http.StatusInternalServerError)
 		return
 	}
-	secureHeaders(w, formTargets)
+	secureHeaders(w, policy)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes())
 }
 
-// secureHeaders: nothing is loaded but our style sheet, nobody frames a page that asks for a
-// password or an approval, and no address with a code in it leaves as a referrer.
-func secureHeaders(w http.ResponseWriter, formTargets []string) {
+// The content security policy of a page and what a page with a script adds; form-action
+// stands apart. Nothing is loaded but our own files.
+const (
+	pagePolicy   = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
+	scriptPolicy = "; script-src 'self'"
+)
+
+// secureHeaders: nobody frames a page that asks for a password or an approval, and no address
+// with a code in it leaves as a referrer.
+func secureHeaders(w http.ResponseWriter, policy string) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action "+
-		strings.Join(append([]string{"'self'"}, formTargets...), " "))
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")

@@ -32,6 +32,7 @@ const (
 	routeHealth        = "healthz"
 	routeReady         = "readyz"
 	routeStyle         = "style"
+	routeSubmit        = "submit"
 )
 
 type route struct {
@@ -66,6 +67,7 @@ func (p *Provider) table() []route {
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
 		{routeStyle, "GET HEAD", "/static/style.css", p.style},
+		{routeSubmit, "GET HEAD", "/static/submit.js", p.submitScript},
 	}
 }
 
@@ -126,8 +128,17 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 
 // style serves the one style sheet; an override of the templates is honoured.
 func (p *Provider) style(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	writeStatic(w, "text/css; charset=utf-8", p.pages.style)
+}
+
+// submitScript serves the script that sends the only form of a page.
+func (p *Provider) submitScript(w http.ResponseWriter, _ *http.Request) {
+	writeStatic(w, "text/javascript; charset=utf-8", p.pages.submit)
+}
+
+func writeStatic(w http.ResponseWriter, media string, body []byte) {
+	w.Header().Set("Content-Type", media)
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(p.pages.style)
+	_, _ = w.Write(body)
 }
