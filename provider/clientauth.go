@@ -51,6 +51,9 @@ func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, val
 	if !secretMatches(client, sent.secret) || client.ID == "" {
 		return fositestore.Client{}, invalidClient()
 	}
+	if !client.Public() {
+		client.Credential = sha256.Sum256([]byte(sent.secret))
+	}
 	return client, nil
 }
 

@@ -28,7 +28,8 @@ type Token struct {
 	Subject string `cbor:"5,keyasint,omitempty"`
 	// SessionID is the sid of the sign-in behind the token; empty when there is none.
 	SessionID string `cbor:"6,keyasint,omitempty"`
-	// Active is false once the token was used (code, refresh) or revoked. UsedAt says when.
+	// Active is false once the token was used (code, refresh) or revoked. UsedAt says when;
+	// of an active access token it says when its first use was recorded, see WatchUntil.
 	Active    bool      `cbor:"7,keyasint,omitempty"`
 	UsedAt    time.Time `cbor:"8,keyasint,omitzero"`
 	ExpiresAt time.Time `cbor:"9,keyasint"`
@@ -37,6 +38,10 @@ type Token struct {
 	KeepUntil time.Time `cbor:"10,keyasint,omitzero"`
 	// Data is the adapter's own versioned record (scopes, claims, code challenge).
 	Data []byte `cbor:"11,keyasint,omitempty"`
+	// Succession is what a used refresh token was rotated into; nil before.
+	Succession *Succession `cbor:"12,keyasint,omitempty"`
+	// WatchUntil is until when the first use of an access token is recorded; zero: never.
+	WatchUntil time.Time `cbor:"13,keyasint,omitzero"`
 }
 
 // TokenFilter selects tokens for RevokeTokens: those that match every non-empty field. A

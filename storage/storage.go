@@ -81,6 +81,12 @@ type Tokens interface {
 	// UseToken makes an active token inactive. Exactly one caller wins; the others get
 	// ErrConflict (inside a unit of work: from Tx).
 	UseToken(ctx context.Context, kind TokenKind, sig TokenSignature, now time.Time) error
+	// UpdateToken runs fn on the current record and stores what fn made of it, as one
+	// compare-and-swap. An error of fn is returned as it is and nothing is stored; inside a
+	// unit of work fn runs when that commits, and Tx returns its error. fn must be pure: it
+	// may run again. It must leave what identifies and dates the token alone: Kind,
+	// Signature, RequestID, SessionID, Subject, ExpiresAt and KeepUntil.
+	UpdateToken(ctx context.Context, kind TokenKind, sig TokenSignature, fn func(*Token) error) error
 	// RevokeTokens makes every token that matches the filter inactive and returns how
 	// many were active. It writes through at once, even inside a unit of work, because
 	// the detection of a replay ends in an error answer and must still be on disk.

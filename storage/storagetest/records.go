@@ -177,8 +177,11 @@ func notFound(t *testing.T, open Open) {
 		"UpdateQRSession": func() error {
 			return s.UpdateQRSession(ctx, storage.QRID{9}, func(*storage.QRSession) error { return nil })
 		},
-		"Token":       func() error { _, err := s.Token(ctx, storage.TokenCode, digest(9)); return err },
-		"UseToken":    func() error { return s.UseToken(ctx, storage.TokenCode, digest(9), opened()) },
+		"Token":    func() error { _, err := s.Token(ctx, storage.TokenCode, digest(9)); return err },
+		"UseToken": func() error { return s.UseToken(ctx, storage.TokenCode, digest(9), opened()) },
+		"UpdateToken": func() error {
+			return s.UpdateToken(ctx, storage.TokenCode, digest(9), func(*storage.Token) error { return nil })
+		},
 		"Client":      func() error { _, err := s.Client(ctx, "x"); return err },
 		"empty id":    func() error { _, err := s.Client(ctx, ""); return err },
 		"User":        func() error { _, err := s.User(ctx, "x"); return err },
