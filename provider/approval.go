@@ -129,6 +129,9 @@ func (p *Provider) stillActive(ctx context.Context, s *storage.QRSession) error 
 // redeemed stores the sign-in a redemption makes, in the transaction of its tokens. It lasts
 // as long as its refresh tokens can.
 func (p *Provider) redeemed(ctx context.Context, r qr.Redemption) error {
+	if err := p.config.Store.AddSessionClient(ctx, r.SessionID, r.ClientID); err != nil {
+		return err
+	}
 	return p.config.Store.PutSession(ctx, &storage.Session{
 		ID:         r.SessionID,
 		Subject:    r.Subject,

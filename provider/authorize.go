@@ -48,14 +48,17 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 // not ask for ever.
 func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authorizeRequest, b *browser, fresh bool) {
 	silent := slices.Contains(req.prompt, "none")
+	ask, err := p.mustConsent(r.Context(), req, b.session)
 	switch {
+	case err != nil:
+		p.refuseAuthorize(w, r, req, err)
 	case p.mustSignIn(req, b, fresh):
 		if silent || fresh {
 			p.redirectError(w, r, req, "login_required", "The person has to sign in.")
 			return
 		}
 		p.signInPage(w, r, b, signInView{Next: p.pathOf(routeAuthorize) + "?" + req.raw, Login: req.loginHint, client: req})
-	case !req.client.FirstParty || slices.Contains(req.prompt, "consent"):
+	case ask:
 		if silent {
 			p.redirectError(w, r, req, "consent_required", "The person has to be asked.")
 			return
@@ -72,9 +75,11 @@ func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) boo
 	switch {
 	case s == nil:
 		return true
-	case s.QRBorn && !qrBornMayUse(req.client, req.scopes):
+	case s.QRBorn && !qrBornMayUse(req.client, req.asked()):
 		return true
 	case req.hintSubject != "" && req.hintSubject != s.Subject:
+		return true
+	case !req.claims.meets(s):
 		return true
 	case fresh:
 		return false
@@ -109,15 +114,26 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	if req.challenge != "" {
 		ar.Form.Set("code_challenge", req.challenge)
 	}
-	answer, err := p.oauth.NewAuthorizeResponse(r.Context(), ar, &session{facts: fositestore.Facts{
+	facts := fositestore.Facts{
 		Subject: s.Subject, SessionID: s.ID, ParentID: s.ParentID, ApproverID: s.ApproverID, QRBorn: s.QRBorn,
 		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"),
-	}})
+		UserinfoClaims: req.claims.userinfo, IDTokenClaims: req.claims.idToken,
+	}
+	var code string
+	err := p.config.Store.Tx(r.Context(), func(ctx context.Context) error {
+		answer, err := p.oauth.NewAuthorizeResponse(ctx, ar, &session{facts: facts})
+		if err != nil {
+			return err
+		}
+		code = answer.GetCode()
+		// Whoever got a code of this sign-in hears of its end (logout.go).
+		return p.config.Store.AddSessionClient(ctx, s.ID, req.client.ID)
+	})
 	if err != nil {
 		p.refuseAuthorize(w, r, req, err)
 		return
 	}
-	p.redirectBack(w, r, req, url.Values{"code": {answer.GetCode()}})
+	p.redirectBack(w, r, req, url.Values{"code": {code}})
 }
 
 // refuseAuthorize sends an error to the client when its redirect URI is known to be good, and

@@ -41,7 +41,11 @@ type authorizeRequest struct {
 	maxAge      *int64
 	loginHint   string
 	hintSubject string
+	claims      claimsRequest
 }
+
+// asked are the scopes the answer would give something of.
+func (req *authorizeRequest) asked() []string { return req.claims.scopes(req.scopes) }
 
 // parseAuthorize reads an authorization request. Without a request beside the error, the
 // error must be shown to the person: there is nowhere safe to send it (RFC 6749 §4.1.2.1).
@@ -110,6 +114,12 @@ func (p *Provider) checkAuthorize(req *authorizeRequest) error {
 	}
 	if err := req.readChallenge(); err != nil {
 		return err
+	}
+	if slices.Contains(req.scopes, "openid") {
+		var err error
+		if req.claims, err = parseClaims(v.Get("claims"), req.client); err != nil {
+			return err
+		}
 	}
 	return p.readPrompt(req)
 }

@@ -81,7 +81,7 @@ func (p *Provider) describe() error {
 
 // describeOpenID adds what only OpenID Connect knows.
 func (p *Provider) describeOpenID(m *metadata) {
-	no := false
+	no, yes := false, true
 	m.Userinfo = p.urlOf(routeUserinfo)
 	m.ACRValues = []string{acrOneFactor}
 	m.SubjectTypes = []string{"public"}
@@ -92,7 +92,7 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.Prompts = []string{"none", "login", "consent", "select_account"}
 	m.Claims = supportedClaims()
 	m.ClaimTypes = []string{"normal"}
-	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &no, &no, &no
+	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &no, &no
 }
 
 // openidConfiguration is GET /.well-known/openid-configuration.

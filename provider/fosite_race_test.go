@@ -176,8 +176,8 @@ func TestFositeSeveralCommitsPerRequest(t *testing.T) {
 	s := providertest.NewServer(t, providertest.Options{Wrap: rows.wrap})
 	tokens := s.SignedIn(t.Context(), s.Browser(), "web", "openid offline_access")
 	refresh(t, s, "web", tokens.RefreshToken, nil)
-	if rows.units != 2 {
-		t.Errorf("%d units of work for a redemption and a rotation", rows.units)
+	if rows.units != 3 {
+		t.Errorf("%d units of work for a code, a redemption and a rotation", rows.units)
 	}
 }
 

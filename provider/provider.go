@@ -56,7 +56,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if p.keys, err = openKeys(ctx, &c); err != nil {
 		return nil, err
 	}
-	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now}
+	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
 	p.tokens = newTokens(&c)
 	if err := p.wire(); err != nil {
 		p.keys.close()
