@@ -68,7 +68,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 	if err != nil {
 		return "", fmt.Errorf("provider: encode ID token: %w", err)
 	}
-	return s.keys.sign(ctx, signingAlg(req.GetClient()), payload)
+	return s.keys.sign(ctx, signingAlg(req.GetClient()), typIDToken, payload)
 }
 
 // encode adds the claims of the person that were asked for by name (OpenID Connect Core §5.5),

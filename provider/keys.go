@@ -44,8 +44,15 @@ type keyRing struct {
 type signingKey struct {
 	alg    jose.SignatureAlgorithm
 	public jose.JSONWebKey
-	signer jose.Signer
+	// signers are by the typ of what they sign.
+	signers map[string]jose.Signer
 }
+
+// What a key signs, by the typ of its header: it keeps one from passing for the other.
+const (
+	typIDToken     = "JWT"
+	typLogoutToken = "logout+jwt"
+)
 
 // openKeys loads the keys and makes the missing ones.
 func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
@@ -154,15 +161,18 @@ func (r *keyRing) add(k storage.Key) error {
 		return fmt.Errorf("provider: key %q cannot sign", k.ID)
 	}
 	alg := jose.SignatureAlgorithm(k.Algorithm)
-	options := (&jose.SignerOptions{}).WithType("JWT")
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
-	if err != nil {
-		return fmt.Errorf("provider: signer of key %q: %w", k.ID, err)
+	signers := make(map[string]jose.Signer)
+	for _, typ := range []string{typIDToken, typLogoutToken} {
+		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
+		signers[typ], err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
+		if err != nil {
+			return fmt.Errorf("provider: signer of key %q: %w", k.ID, err)
+		}
 	}
 	public := jose.JSONWebKey{Key: holder.Public(), KeyID: k.ID, Algorithm: k.Algorithm, Use: "sig"}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.signing = append(r.signing, signingKey{alg: alg, public: public, signer: signer})
+	r.signing = append(r.signing, signingKey{alg: alg, public: public, signers: signers})
 	return nil
 }
 
@@ -184,7 +194,7 @@ func (r *keyRing) find(alg jose.SignatureAlgorithm) (signingKey, bool) {
 }
 
 // sign returns the compact JWS of payload, waiting for the RSA key when that is asked for.
-func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, payload []byte) (string, error) {
+func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, typ string, payload []byte) (string, error) {
 	if alg == jose.RS256 && !r.has(alg) {
 		select {
 		case <-r.makeRSA(ctx):
@@ -196,7 +206,7 @@ func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, payload
 	if !ok {
 		return "", fmt.Errorf("provider: no %s key", alg)
 	}
-	jws, err := k.signer.Sign(payload)
+	jws, err := k.signers[typ].Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("provider: sign: %w", err)
 	}
