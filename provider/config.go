@@ -2,6 +2,7 @@ package provider
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"io"
 	"io/fs"
@@ -33,6 +34,11 @@ type Config struct {
 	Templates fs.FS
 	// TrustedProxies are the networks whose forwarded headers count; empty trusts nobody.
 	TrustedProxies []netip.Prefix
+	// BackchannelNetworks are the private networks, loopback included, in which back-channel
+	// logout may reach clients; empty reaches public addresses only.
+	BackchannelNetworks []netip.Prefix
+	// BackchannelRoots verify the certificates of the clients there; nil means the system's.
+	BackchannelRoots *x509.CertPool
 	// QRLimits are the limits of protocol §9; zero fields are the defaults.
 	QRLimits qr.Limits
 	// AccessTokenLifetime, IDTokenLifetime, RefreshTokenLifetime and SessionLifetime are

@@ -38,6 +38,9 @@ type metadata struct {
 	ClaimsParameter       *bool    `json:"claims_parameter_supported,omitempty"`
 	RequestParameter      *bool    `json:"request_parameter_supported,omitempty"`
 	RequestURIParameter   *bool    `json:"request_uri_parameter_supported,omitempty"`
+	EndSession            string   `json:"end_session_endpoint,omitempty"`
+	BackchannelLogout     bool     `json:"backchannel_logout_supported,omitempty"`
+	BackchannelSession    bool     `json:"backchannel_logout_session_supported,omitempty"`
 	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
@@ -83,6 +86,8 @@ func (p *Provider) describe() error {
 func (p *Provider) describeOpenID(m *metadata) {
 	no, yes := false, true
 	m.Userinfo = p.urlOf(routeUserinfo)
+	m.EndSession = p.urlOf(routeLogout)
+	m.BackchannelLogout, m.BackchannelSession = true, true
 	m.ACRValues = []string{acrOneFactor}
 	m.SubjectTypes = []string{"public"}
 	m.IDTokenAlgs = []string{"ES256", "RS256"}

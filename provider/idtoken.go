@@ -97,16 +97,28 @@ func signingAlg(client fosite.Client) jose.SignatureAlgorithm {
 	return jose.ES256
 }
 
-// hintSubject returns the subject of an ID token we made, however old (OpenID Connect Core
-// §3.1.2.1); empty when the token is none of ours.
-func (s *idTokenStrategy) hintSubject(token string) string {
+// hint returns the claims of an ID token we made, however old and by whatever key (OpenID
+// Connect Core §3.1.2.1); nil when the token is none.
+func (s *idTokenStrategy) hint(token string) *idTokenClaims {
 	payload, err := s.keys.verify(token)
 	if err != nil {
-		return ""
+		return nil
 	}
-	var claims idTokenClaims
-	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer {
-		return ""
+	var claims struct {
+		idTokenClaims
+		// A logout token is ours too, but proves no sign-in.
+		Events json.RawMessage `json:"events"`
 	}
-	return claims.Subject
+	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer || claims.Subject == "" || claims.Events != nil {
+		return nil
+	}
+	return &claims.idTokenClaims
+}
+
+// hintSubject returns the subject of an ID token we made; empty when the token is none.
+func (s *idTokenStrategy) hintSubject(token string) string {
+	if claims := s.hint(token); claims != nil {
+		return claims.Subject
+	}
+	return ""
 }

@@ -18,19 +18,20 @@ const sweepBatch = 500
 
 // Provider is an OAuth 2.0 and OpenID provider as an http.Handler.
 type Provider struct {
-	config   Config
-	issuer   *url.URL
-	router   *mux.Router
-	allow    map[string][]string
-	keys     *keyRing
-	idTokens *idTokenStrategy
-	tokens   *fositestore.Store
-	oauth    fosite.OAuth2Provider
-	qr       *qr.Server
-	pages    *pages
-	guard    *signInGuard
-	origins  *http.CrossOriginProtection
-	metadata metadataDocuments
+	config      Config
+	issuer      *url.URL
+	router      *mux.Router
+	allow       map[string][]string
+	keys        *keyRing
+	idTokens    *idTokenStrategy
+	tokens      *fositestore.Store
+	oauth       fosite.OAuth2Provider
+	qr          *qr.Server
+	pages       *pages
+	guard       *signInGuard
+	origins     *http.CrossOriginProtection
+	backchannel *backchannel
+	metadata    metadataDocuments
 }
 
 var _ http.Handler = (*Provider)(nil)
@@ -58,6 +59,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
 	p.tokens = newTokens(&c)
+	p.backchannel = newBackchannel(&c, p.keys)
 	if err := p.wire(); err != nil {
 		p.keys.close()
 		return nil, err
@@ -99,6 +101,7 @@ func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
 // caller's to close, afterwards.
 func (p *Provider) Close() error {
 	err := p.qr.Close()
+	p.backchannel.close()
 	p.keys.close()
 	return err
 }

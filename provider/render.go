@@ -28,7 +28,7 @@ func loadPages(override fs.FS) (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost"} {
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout"} {
 		body, err := templateFile(override, name+".html")
 		if err != nil {
 			return nil, err

@@ -59,7 +59,7 @@ func (p *Provider) table() []route {
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
 		{routeDevice, "GET POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
-		{routeLogout, "POST", "/logout", p.page(p.logout)},
+		{routeLogout, "GET POST", "/logout", p.logout},
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
