@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -23,6 +24,12 @@ const codeLifetime = time.Minute
 
 // qrRefreshLifetime is the absolute lifetime of a family born of a QR approval (protocol §7).
 const qrRefreshLifetime = 24 * time.Hour
+
+// The defaults of the key schedule that validate must know.
+const (
+	defaultRotation     = 90 * 24 * time.Hour
+	defaultPublishAhead = 24 * time.Hour
+)
 
 // Config wires a Provider. Issuer and Store are required.
 type Config struct {
@@ -47,6 +54,15 @@ type Config struct {
 	IDTokenLifetime      time.Duration
 	RefreshTokenLifetime time.Duration
 	SessionLifetime      time.Duration
+	// KeySeal is the AES-256 key, 32 bytes, that private keys are sealed under in the Store;
+	// nil keeps them in the clear. Keys that are in the clear already are sealed by New.
+	KeySeal []byte
+	// KeyRotation is how long a signing key signs, KeyPublishAhead how long before that it is
+	// published, and KeyRetention how long it verifies an id_token_hint after its last ID
+	// token has expired. Zero means 90 days, 24 h and 30 days.
+	KeyRotation     time.Duration
+	KeyPublishAhead time.Duration
+	KeyRetention    time.Duration
 	// Now, After and Rand are the clock, its timers and the source of secrets; nil means
 	// time.Now, time.After and crypto/rand.
 	Now   func() time.Time
@@ -65,9 +81,16 @@ func (c *Config) validate() error {
 	if c.Store == nil {
 		faults = append(faults, errors.New("provider: Config.Store is missing"))
 	}
+	if n := len(c.KeySeal); n != 0 && n != keySealSize {
+		faults = append(faults, errors.New("provider: Config.KeySeal is not 32 bytes long"))
+	}
+	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
+		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))
+	}
 	for name, d := range map[string]time.Duration{
 		"AccessTokenLifetime": c.AccessTokenLifetime, "IDTokenLifetime": c.IDTokenLifetime,
 		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime,
+		"KeyRotation": c.KeyRotation, "KeyPublishAhead": c.KeyPublishAhead, "KeyRetention": c.KeyRetention,
 	} {
 		if d < 0 {
 			faults = append(faults, errors.New("provider: Config."+name+" is negative"))
@@ -105,6 +128,9 @@ func (c *Config) defaults() {
 		{&c.IDTokenLifetime, 10 * time.Minute},
 		{&c.RefreshTokenLifetime, 30 * 24 * time.Hour},
 		{&c.SessionLifetime, 12 * time.Hour},
+		{&c.KeyRotation, defaultRotation},
+		{&c.KeyPublishAhead, defaultPublishAhead},
+		{&c.KeyRetention, 30 * 24 * time.Hour},
 	}
 	for _, d := range durations {
 		if *d.field == 0 {

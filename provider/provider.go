@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -82,9 +83,15 @@ func (p *Provider) wire() error {
 // ServeHTTP serves every route under the issuer's path.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.router.ServeHTTP(w, r) }
 
-// Sweep removes what has expired; call it from time to time. It returns when nothing more is
-// due or ctx ends.
+// Sweep removes what has expired and rotates the signing keys; call it from time to time. It
+// returns when nothing more is due or ctx ends.
 func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
+	rotated := p.keys.tend(ctx)
+	removed, err = p.sweepStore(ctx)
+	return removed, errors.Join(rotated, err)
+}
+
+func (p *Provider) sweepStore(ctx context.Context) (removed int, err error) {
 	for {
 		n, more, err := p.config.Store.Sweep(ctx, p.config.Now(), sweepBatch)
 		removed += n

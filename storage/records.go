@@ -145,6 +145,9 @@ type Session struct {
 	EndedAt time.Time `cbor:"14,keyasint,omitzero"`
 	// Address is the network address of the device that a QR-born sign-in signed in.
 	Address string `cbor:"15,keyasint,omitempty"`
+	// Withheld are scopes that the person left out of a QR approval; nothing that comes of the
+	// sign-in is granted them.
+	Withheld []string `cbor:"16,keyasint,omitempty"`
 }
 
 // ActiveAt reports whether the session lasts at now.
@@ -178,10 +181,24 @@ type Key struct {
 	ID        string `cbor:"1,keyasint"`
 	Use       KeyUse `cbor:"2,keyasint"`
 	Algorithm string `cbor:"3,keyasint,omitempty"`
-	// Secret is kept as it is, not hashed and not sealed: whoever can read the database can
-	// sign ID tokens and make check codes. Drivers keep it from other users of the machine.
+	// Secret is kept as it is unless SealedBy says otherwise: whoever can read the database
+	// can then sign ID tokens and make check codes. Drivers keep it from other users of the
+	// machine.
 	Secret    []byte    `cbor:"4,keyasint" json:"-"`
 	CreatedAt time.Time `cbor:"5,keyasint"`
+	// ActiveFrom is when a signing key begins to sign; until then it is only published. Zero
+	// means CreatedAt.
+	ActiveFrom time.Time `cbor:"6,keyasint,omitzero"`
+	// SealedBy names the key that Secret is encrypted under; empty: it is in the clear.
+	SealedBy string `cbor:"7,keyasint,omitempty"`
+}
+
+// ActiveSince is ActiveFrom, or CreatedAt when that is zero.
+func (k *Key) ActiveSince() time.Time {
+	if k.ActiveFrom.IsZero() {
+		return k.CreatedAt
+	}
+	return k.ActiveFrom
 }
 
 // AuditEvent is one row of the audit trail: ids and hashes, never a secret.

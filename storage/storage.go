@@ -148,6 +148,10 @@ type Keys interface {
 	PutKey(ctx context.Context, k *Key) error
 	// Keys lists every key, oldest first.
 	Keys(ctx context.Context) ([]*Key, error)
+	// ReplaceKey stores k in place of the key of that id. ErrNotFound: there is none.
+	ReplaceKey(ctx context.Context, k *Key) error
+	// DeleteKey removes a key; removing it again changes nothing.
+	DeleteKey(ctx context.Context, id string) error
 }
 
 // Audit keeps the audit trail. The rows of a QR session's moves are written by the driver

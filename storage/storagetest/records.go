@@ -18,6 +18,7 @@ func recordTests() map[string]func(*testing.T, Open) {
 		"a login is unique in any case":                  loginUnique,
 		"a changed login frees the old one":              loginFreed,
 		"keys are listed oldest first and never replace": keysListed,
+		"a key is replaced and removed by its id":        keysReplaced,
 		"audit rows are paged in order of time":          eventsPaged,
 		"records that do not exist are not found":        notFound,
 		"a caller may change what it gave and got":       recordCopies,
@@ -125,6 +126,25 @@ func loginFreed(t *testing.T, open Open) {
 	_, err := s.UserByLogin(t.Context(), "ann")
 	wantErr(t, err, storage.ErrNotFound)
 	wantErr(t, s.PutUser(t.Context(), &storage.User{Subject: "2", Login: "ann"}), nil)
+}
+
+func keysReplaced(t *testing.T, open Open) {
+	s, reopen := open(t)
+	key := &storage.Key{ID: "a", Use: storage.KeySigning, Algorithm: "ES256", Secret: []byte{1}, CreatedAt: opened()}
+	wantErr(t, s.ReplaceKey(t.Context(), key), storage.ErrNotFound)
+	wantErr(t, s.PutKey(t.Context(), key), nil)
+	key.Secret, key.SealedBy, key.ActiveFrom = []byte{2}, "seal", after(time.Hour)
+	wantErr(t, s.ReplaceKey(t.Context(), key), nil)
+	s = reopen()
+	keys, err := s.Keys(t.Context())
+	wantErr(t, err, nil)
+	wantEqual(t, keys, []*storage.Key{key})
+	for range 2 {
+		wantErr(t, s.DeleteKey(t.Context(), "a"), nil)
+	}
+	keys, err = s.Keys(t.Context())
+	wantErr(t, err, nil)
+	wantEqual(t, len(keys), 0)
 }
 
 func keysListed(t *testing.T, open Open) {
