@@ -102,7 +102,8 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	ar.ResponseMode = fosite.ResponseModeQuery
 	ar.State = req.state
 	ar.RequestedScope = req.scopes
-	ar.GrantedScope = req.scopes
+	// What the person left out on the phone stays out, whoever asks again.
+	ar.GrantedScope = slices.DeleteFunc(slices.Clone(req.scopes), func(scope string) bool { return slices.Contains(s.Withheld, scope) })
 	if slices.Contains(req.scopes, qr.ApproveScope) {
 		// A token that approves must be good at no other resource server (protocol §6).
 		ar.GrantedAudience = fosite.Arguments{p.config.Issuer}

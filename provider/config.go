@@ -54,6 +54,8 @@ type Config struct {
 	IDTokenLifetime      time.Duration
 	RefreshTokenLifetime time.Duration
 	SessionLifetime      time.Duration
+	// SessionIdle is how long a browser's sign-in lasts without being used: 2 h when zero.
+	SessionIdle time.Duration
 	// KeySeal is the AES-256 key, 32 bytes, that private keys are sealed under in the Store;
 	// nil keeps them in the clear. Keys that are in the clear already are sealed by New.
 	KeySeal []byte
@@ -89,7 +91,7 @@ func (c *Config) validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"AccessTokenLifetime": c.AccessTokenLifetime, "IDTokenLifetime": c.IDTokenLifetime,
-		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime,
+		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime, "SessionIdle": c.SessionIdle,
 		"KeyRotation": c.KeyRotation, "KeyPublishAhead": c.KeyPublishAhead, "KeyRetention": c.KeyRetention,
 	} {
 		if d < 0 {
@@ -128,6 +130,7 @@ func (c *Config) defaults() {
 		{&c.IDTokenLifetime, 10 * time.Minute},
 		{&c.RefreshTokenLifetime, 30 * 24 * time.Hour},
 		{&c.SessionLifetime, 12 * time.Hour},
+		{&c.SessionIdle, 2 * time.Hour},
 		{&c.KeyRotation, defaultRotation},
 		{&c.KeyPublishAhead, defaultPublishAhead},
 		{&c.KeyRetention, 30 * 24 * time.Hour},

@@ -32,6 +32,14 @@ const (
 	routeHealth        = "healthz"
 	routeReady         = "readyz"
 	routeStyle         = "style"
+	routeSignInScript  = "signin_script"
+	routeQRState       = "login_qr_state"
+	routeQRPNG         = "login_qr_png"
+	routeQRSVG         = "login_qr_svg"
+	routeQRFrame       = "login_qr"
+	routeQRContinue    = "login_qr_continue"
+	routeQRNotMe       = "login_qr_not_me"
+	routeQRNew         = "login_qr_new"
 	routeSubmit        = "submit"
 )
 
@@ -56,6 +64,13 @@ func (p *Provider) table() []route {
 		{routeRevoke, "POST", "/revoke", p.revoke},
 		{routeAuthorize, "GET POST", "/authorize", p.authorize},
 		{routeLogin, "POST", "/login", p.page(p.login)},
+		{routeQRState, "GET", "/login/qr/state", p.qrState},
+		{routeQRSVG, "GET", "/login/qr.svg", p.qrSVG},
+		{routeQRPNG, "GET", "/login/qr.png", p.qrPNG},
+		{routeQRFrame, "GET", "/login/qr", p.qrFrame},
+		{routeQRContinue, "POST", "/login/qr/continue", p.page(p.qrContinue)},
+		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
+		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
 		{routeDevice, "GET POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
@@ -66,6 +81,7 @@ func (p *Provider) table() []route {
 		{routeQRConfig, "GET HEAD", "/.well-known/qr-configuration", p.qr.Configuration},
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
+		{routeSignInScript, "GET HEAD", "/static/signin.js", p.signInScript},
 		{routeStyle, "GET HEAD", "/static/style.css", p.style},
 		{routeSubmit, "GET HEAD", "/static/submit.js", p.submitScript},
 	}
