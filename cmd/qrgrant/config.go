@@ -77,7 +77,7 @@ func (e *configError) Error() string { return fmt.Sprintf("%s:%d: %s", e.file, e
 func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	source, err := os.ReadFile(name)
 	if err != nil {
-		return nil, usagef("--config: %v", err)
+		return nil, usagef("the configuration: %v", err)
 	}
 	var file configFile
 	err = yaml.UnmarshalWithOptions(source, &file, yaml.Strict())
@@ -86,7 +86,12 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	case errors.Is(err, io.EOF):
 		// An empty file is an empty configuration.
 	case errors.As(err, &faulty):
-		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: faulty.GetMessage()})
+		what := faulty.GetMessage()
+		var unknown *yaml.UnknownFieldError
+		if errors.As(err, &unknown) {
+			what += nearestKey(source, unknown.Token)
+		}
+		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: what})
 	case err != nil:
 		return nil, usagef("%s: %v", name, err)
 	}
