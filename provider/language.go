@@ -28,23 +28,29 @@ func (t texts) text(id string) string {
 	return id
 }
 
-// loadTexts reads the file of every language; what one lacks is English.
+// say fills in a text of the request's language.
+func (p *Provider) say(r *http.Request, id string, values ...any) string {
+	return fmt.Sprintf(p.pages.texts[language(r)].text(id), values...)
+}
+
+// loadTexts reads the file of every language: ours, and over it what an override says. What a
+// language lacks is English.
 func loadTexts(override fs.FS) (map[string]texts, error) {
 	all := make(map[string]texts)
 	for _, language := range languages() {
-		body, err := templateFile(override, language+".json")
-		if err != nil {
-			return nil, err
+		all[language] = make(texts)
+		maps.Copy(all[language], all[languages()[0]])
+		for _, files := range []fs.FS{nil, override} {
+			body, err := templateFile(files, language+".json")
+			if err != nil {
+				return nil, err
+			}
+			own := make(texts)
+			if err := json.Unmarshal(body, &own); err != nil {
+				return nil, fmt.Errorf("provider: texts %s: %w", language, err)
+			}
+			maps.Copy(all[language], own)
 		}
-		own := make(texts)
-		if err := json.Unmarshal(body, &own); err != nil {
-			return nil, fmt.Errorf("provider: texts %s: %w", language, err)
-		}
-		all[language] = maps.Clone(all[languages()[0]])
-		if all[language] == nil {
-			all[language] = make(texts)
-		}
-		maps.Copy(all[language], own)
 	}
 	return all, nil
 }

@@ -17,6 +17,7 @@ import (
 type pages struct {
 	// byLanguage holds every page by the language and its name.
 	byLanguage map[string]map[string]*template.Template
+	texts      map[string]texts
 	style      []byte
 	submit     []byte
 	signIn     []byte
@@ -30,6 +31,7 @@ func loadPages(override fs.FS) (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.texts = texts
 	for language, texts := range texts {
 		if p.byLanguage[language], err = loadTemplates(override, texts); err != nil {
 			return nil, err
