@@ -52,6 +52,9 @@ func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authoriz
 	switch {
 	case err != nil:
 		p.refuseAuthorize(w, r, req, err)
+	case fresh && b.session != nil && !req.claims.meetsACR(b.session):
+		// No way to sign in here is what the client asks for (Unmet Authentication Requirements).
+		p.redirectError(w, r, req, "unmet_authentication_requirements", "The person cannot sign in the way that was asked for.")
 	case p.mustSignIn(req, b, fresh):
 		if silent || fresh {
 			p.redirectError(w, r, req, "login_required", "The person has to sign in.")

@@ -142,6 +142,9 @@ func (c *claimsRequest) scopes(scopes []string) []string {
 // meets reports whether a sign-in is one of those that the claims asked for by value allow
 // (§5.5.1, §5.5.1.1).
 func (c *claimsRequest) meets(s *storage.Session) bool {
-	return (len(c.subjects) == 0 || slices.Contains(c.subjects, s.Subject)) &&
-		(len(c.acr) == 0 || slices.Contains(c.acr, s.ACR))
+	return (len(c.subjects) == 0 || slices.Contains(c.subjects, s.Subject)) && c.meetsACR(s)
+}
+
+func (c *claimsRequest) meetsACR(s *storage.Session) bool {
+	return len(c.acr) == 0 || slices.Contains(c.acr, s.ACR)
 }
