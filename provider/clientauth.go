@@ -48,6 +48,9 @@ func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, val
 	} else if err != nil {
 		return fositestore.Client{}, unavailable(err)
 	}
+	if client.ID != "" {
+		answerReadable(ctx, client.Client)
+	}
 	if !secretMatches(client, sent.secret) || client.ID == "" {
 		return fositestore.Client{}, invalidClient()
 	}

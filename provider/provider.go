@@ -22,6 +22,7 @@ type Provider struct {
 	config      Config
 	issuer      *url.URL
 	router      *mux.Router
+	cors        *cors
 	allow       map[string][]string
 	keys        *keyRing
 	idTokens    *idTokenStrategy
@@ -76,12 +77,13 @@ func (p *Provider) wire() error {
 		return fmt.Errorf("provider: %w", err)
 	}
 	p.routes()
+	p.cors = p.newCORS()
 	p.oauth = p.composeFosite()
 	return p.describe()
 }
 
 // ServeHTTP serves every route under the issuer's path.
-func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.router.ServeHTTP(w, r) }
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.cors.serve(w, r, p.router) }
 
 // Sweep removes what has expired and rotates the signing keys; call it from time to time. It
 // returns when nothing more is due or ctx ends.

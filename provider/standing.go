@@ -61,6 +61,10 @@ func (p *Provider) activeToken(ctx context.Context, token string) (*fositestore.
 	if err != nil {
 		return nil, fositestore.Client{}, err
 	}
+	// Script must be able to read that its token has expired.
+	if err := p.answerReadableFor(ctx, g.ClientID); err != nil {
+		return nil, fositestore.Client{}, err
+	}
 	inactive := fmt.Errorf("provider: token is not active: %w", storage.ErrNotFound)
 	if !g.Active || !p.config.Now().Before(g.ExpiresAt) {
 		return nil, fositestore.Client{}, inactive
