@@ -105,8 +105,10 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	ar.ResponseMode = fosite.ResponseModeQuery
 	ar.State = req.state
 	ar.RequestedScope = req.scopes
-	// What the person left out on the phone stays out, whoever asks again.
-	ar.GrantedScope = slices.DeleteFunc(slices.Clone(req.scopes), func(scope string) bool { return slices.Contains(s.Withheld, scope) })
+	// What the person left out on the phone stays out, whoever asks again and in whatever words.
+	withheld := func(scope string) bool { return slices.Contains(s.Withheld, scope) }
+	ar.GrantedScope = slices.DeleteFunc(slices.Clone(req.scopes), withheld)
+	claims := req.claims.without(withheld)
 	if slices.Contains(req.scopes, qr.ApproveScope) {
 		// A token that approves must be good at no other resource server (protocol §6).
 		ar.GrantedAudience = fosite.Arguments{p.config.Issuer}
@@ -121,7 +123,7 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	facts := fositestore.Facts{
 		Subject: s.Subject, SessionID: s.ID, ParentID: s.ParentID, ApproverID: s.ApproverID, QRBorn: s.QRBorn,
 		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"),
-		UserinfoClaims: req.claims.userinfo, IDTokenClaims: req.claims.idToken,
+		UserinfoClaims: claims.userinfo, IDTokenClaims: claims.idToken,
 	}
 	var code string
 	err := p.config.Store.Tx(r.Context(), func(ctx context.Context) error {

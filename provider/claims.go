@@ -139,6 +139,15 @@ func (c *claimsRequest) scopes(scopes []string) []string {
 	return all
 }
 
+// without leaves out the claims of the scopes that are withheld.
+func (c *claimsRequest) without(withheld func(scope string) bool) claimsRequest {
+	of := func(name string) bool { return withheld(scopeOf(name)) }
+	return claimsRequest{
+		userinfo: slices.DeleteFunc(slices.Clone(c.userinfo), of), idToken: slices.DeleteFunc(slices.Clone(c.idToken), of),
+		subjects: c.subjects, acr: c.acr,
+	}
+}
+
 // meets reports whether a sign-in is one of those that the claims asked for by value allow
 // (§5.5.1, §5.5.1.1).
 func (c *claimsRequest) meets(s *storage.Session) bool {

@@ -63,7 +63,7 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 	case r.PostForm.Get("decision") != "allow":
 		err = p.config.Store.DeleteConsent(r.Context(), b.session.Subject, req.client.ID)
 	default:
-		err = p.rememberConsent(r.Context(), req, b.session.Subject)
+		err = p.rememberConsent(r.Context(), req.client.ID, b.session.Subject, req.asked())
 	}
 	switch {
 	case err != nil:
@@ -104,15 +104,15 @@ func memorable(req *authorizeRequest) bool {
 
 // rememberConsent adds what was allowed now to what was allowed before. Of two answers at once
 // the later one stands, and the next request asks for what it lacks.
-func (p *Provider) rememberConsent(ctx context.Context, req *authorizeRequest, subject string) error {
-	c, err := p.config.Store.Consent(ctx, subject, req.client.ID)
+func (p *Provider) rememberConsent(ctx context.Context, clientID, subject string, scopes []string) error {
+	c, err := p.config.Store.Consent(ctx, subject, clientID)
 	if errors.Is(err, storage.ErrNotFound) {
-		c, err = &storage.Consent{Subject: subject, ClientID: req.client.ID}, nil
+		c, err = &storage.Consent{Subject: subject, ClientID: clientID}, nil
 	}
 	if err != nil {
 		return err
 	}
-	for _, scope := range req.asked() {
+	for _, scope := range scopes {
 		if !slices.Contains(c.Scopes, scope) {
 			c.Scopes = append(c.Scopes, scope)
 		}

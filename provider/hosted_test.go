@@ -350,9 +350,52 @@ func TestHostedThirdPartyAndConsent(t *testing.T) {
 	s := newShop(t, providertest.Options{})
 	b := visit(t, s, s.Browser(), "stranger")
 	b.signedIn(newPhone(t, s)) // who reads the scopes on the phone is not asked again
+	if again := visit(t, s, b.browser, "stranger", "prompt", "none"); again.page.Location().Query().Get("code") == "" {
+		t.Errorf("prompt=none afterwards: %d %s", again.page.Status, again.page.Header.Get("Location"))
+	}
 	asked := visit(t, s, s.Browser(), "stranger", "prompt", "consent")
 	asked.approve(newPhone(t, s))
 	if reply := asked.press("continue"); reply.Hidden("request") == "" {
 		t.Errorf("prompt=consent: %d %s", reply.Status, reply.Header.Get("Location"))
+	}
+}
+
+// What is asked for by claim is read on the phone as the scope it belongs to, and what the
+// person leaves out there stays out.
+func TestHostedClaimsParameter(t *testing.T) {
+	t.Parallel()
+	const asked = `{"userinfo":{"name":{"essential":true}},"id_token":{"nickname":null}}`
+	for name, row := range map[string]struct {
+		scope         string
+		info, idToken any
+	}{
+		"allowed":  {"openid profile", "Alice Arden", "Al"},
+		"left out": {"openid", nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t, providertest.Options{})
+			b, p := visit(t, s, s.Browser(), "shop", "scope", "openid", "claims", asked), newPhone(t, s)
+			scan := p.scan(b.scanned(), "scanner")
+			if !strings.Contains(scan.Body, `"name":"profile"`) {
+				t.Errorf("the phone does not show what is asked: %s", scan.Body)
+			}
+			body := decision(scan, "approve", b.state().Text("check_code"))
+			body["scope"] = row.scope
+			if reply := p.post(t.Context(), "/qr/decision", body); reply.Status != http.StatusOK {
+				t.Fatalf("decision: %d %s", reply.Status, reply.Body)
+			}
+			b.load()
+			tokens := tokensOf(t, s.Redeem(t.Context(), "shop", b.press("continue"), b.verifier))
+			info := s.Bearer(t.Context(), "/userinfo", tokens.AccessToken).JSON()
+			if tokens.Scope != "openid" || info["name"] != row.info || claims(t, tokens.IDToken)["nickname"] != row.idToken {
+				t.Errorf("scope %q, userinfo %v, ID token %v", tokens.Scope, info, claims(t, tokens.IDToken))
+			}
+		})
+	}
+	// And a claim that QR cannot give shows no code.
+	s := newShop(t, providertest.Options{})
+	if b := visit(t, s, s.Browser(), "shop", "scope", "openid", "claims", `{"userinfo":{"email":null}}`); b.flow() != "" {
+		t.Error("a QR code for a claim that QR does not give")
 	}
 }

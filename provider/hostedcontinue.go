@@ -84,6 +84,11 @@ func (p *Provider) qrContinue(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// The person has just read on the phone who asks for what, and said yes.
+	allowed := slices.DeleteFunc(f.req.asked(), func(scope string) bool { return slices.Contains(session.Withheld, scope) })
+	if err := p.rememberConsent(r.Context(), f.req.client.ID, session.Subject, allowed); err != nil {
+		p.refuseAuthorize(w, r, f.req, unavailable(err))
+		return
+	}
 	p.grantCode(w, r, f.req, session)
 }
 
@@ -102,7 +107,7 @@ func (p *Provider) redeemFlow(ctx context.Context, w http.ResponseWriter, f *flo
 		session.CookieHash = sha256.Sum256([]byte(cookie))
 		// As long as a refresh token of the sign-in's last code can live.
 		session.ExpiresAt = result.At.Add(p.config.SessionLifetime + codeLifetime + qrRefreshLifetime + p.config.AccessTokenLifetime)
-		for _, scope := range f.req.scopes {
+		for _, scope := range f.req.asked() {
 			if !slices.Contains(result.Scopes, scope) {
 				session.Withheld = append(session.Withheld, scope)
 			}

@@ -139,7 +139,7 @@ func (p *Provider) signOut(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, err)
 		return
 	}
-	p.setCookie(w, sessionCookie, "")
+	p.setSession(w, "")
 	p.signedOut(w, r, req)
 }
 
