@@ -38,6 +38,22 @@
 //  3. The next poll is ready: token.go runs fosite as above, the grant handler of package qr
 //     redeems, and redeemed (approval.go) stores the new sign-in in the same transaction.
 //
+// # The QR grant, hosted door
+//
+//  1. proceed needs a sign-in: login.go shows the password form, and hosted.go beside it a QR
+//     code where the client's policy allows one, in a session bound to a cookie of its own.
+//  2. hostedstate.go tells the page how the session stands, as JSON for signin.js, or as a
+//     frame that looks again by itself, which leaves a half-typed password alone. Pictures are
+//     drawn for the moment. Nothing there changes anything.
+//  3. The phone scans and decides as above; the page then names the person who approved.
+//  4. hostedcontinue.go: only the button redeems. It makes the browser's new sign-in, marked
+//     QR-born, in one transaction and goes on to grantCode. "Not me" ends it instead.
+//
+// A sign-in ends Config.SessionLifetime after it was made, and Config.SessionIdle after its last
+// use, of which the browser itself keeps a note that we seal (browser.go): no use costs a write.
+// What the person left out on the phone is withheld from everything that comes of the sign-in.
+// language.go chooses the texts of the pages.
+//
 // # The end of a sign-in
 //
 //  1. logout.go reads what a client wishes and asks the person; GET ends nothing. A way back is
