@@ -257,7 +257,7 @@ func (b *backchannel) logoutToken(ctx context.Context, e ending) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("provider: encode logout token: %w", err)
 	}
-	return b.keys.sign(ctx, signingAlg(e.client), typLogoutToken, payload)
+	return b.keys.sign(ctx, signingAlg(e.client), typLogout, payload)
 }
 
 // close lets the tries under way end and gives up the further ones.

@@ -56,8 +56,8 @@ type signingKey struct {
 
 // What a key signs, by the typ of its header: it keeps one from passing for the other.
 const (
-	typIDToken     = "JWT"
-	typLogoutToken = "logout+jwt"
+	typIDToken = "JWT"
+	typLogout  = "logout+jwt"
 )
 
 // openKeys loads the keys, seals those that are in the clear and makes the missing ones.
@@ -208,7 +208,7 @@ func (r *keyRing) add(k storage.Key) error {
 	}
 	alg := jose.SignatureAlgorithm(k.Algorithm)
 	signers := make(map[string]jose.Signer)
-	for _, typ := range []string{typIDToken, typLogoutToken} {
+	for _, typ := range []string{typIDToken, typLogout} {
 		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
 		signers[typ], err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
 		if err != nil {

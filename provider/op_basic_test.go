@@ -17,7 +17,8 @@ import (
 )
 
 func TestOPBasicServer(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		answer := o.code("state", longState)
 		if answer.Get("state") != longState {
 			t.Errorf("state %q", answer.Get("state"))
@@ -31,7 +32,8 @@ func TestOPBasicServer(t *testing.T) {
 }
 
 func TestOPBasicResponseTypeMissing(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		if got := o.refusal("response_type", ""); got != "unsupported_response_type" && got != "invalid_request" {
 			t.Errorf("error %q", got)
 		}
@@ -39,7 +41,8 @@ func TestOPBasicResponseTypeMissing(t *testing.T) {
 }
 
 func TestOPBasicIDTokenSignature(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, _ := o.tokens() // checks signature, kid and key set
 		var header struct{ Alg string }
 		decodeSegment(t, tokens.IDToken, 0, &header)
@@ -51,7 +54,8 @@ func TestOPBasicIDTokenSignature(t *testing.T) {
 
 // The module is skipped because discovery does not offer the algorithm none.
 func TestOPBasicIDTokenUnsigned(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		algs, _ := o.Get(t.Context(), o.Client(), "/.well-known/openid-configuration").JSON()["id_token_signing_alg_values_supported"].([]any)
 		if slices.Contains(algs, any("none")) || !slices.Contains(algs, any("RS256")) {
 			t.Errorf("algorithms %v", algs)
@@ -60,7 +64,8 @@ func TestOPBasicIDTokenUnsigned(t *testing.T) {
 }
 
 func TestOPBasicUserinfoGet(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, members := o.tokens("scope", "openid profile")
 		if info := o.userinfo(tokens.AccessToken); info["sub"] != members["sub"] {
 			t.Errorf("sub %v", info["sub"])
@@ -69,7 +74,8 @@ func TestOPBasicUserinfoGet(t *testing.T) {
 }
 
 func TestOPBasicUserinfoPostHeader(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, _ := o.tokens()
 		reply := send(t, o.Server, http.MethodPost, "/userinfo", "", http.Header{"Authorization": {"Bearer " + tokens.AccessToken}})
 		if reply.Status != http.StatusOK || reply.Text("sub") != providertest.AliceSubject {
@@ -79,7 +85,8 @@ func TestOPBasicUserinfoPostHeader(t *testing.T) {
 }
 
 func TestOPBasicUserinfoPostBody(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, _ := o.tokens()
 		reply := o.Post(t.Context(), o.Client(), "/userinfo", url.Values{"access_token": {tokens.AccessToken}})
 		if reply.Status != http.StatusOK || reply.Text("sub") != providertest.AliceSubject {
@@ -89,7 +96,7 @@ func TestOPBasicUserinfoPostBody(t *testing.T) {
 }
 
 func TestOPBasicEnsureRequestWithoutNonceSucceedsForCodeFlow(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("nonce", "") })
+	inBothModes(t, func(o *op) { o.tokens("nonce", "") })
 }
 
 // wantClaims checks that userinfo has these claims, of the right types and no others, and that
@@ -139,32 +146,35 @@ func profileClaims() []string {
 }
 
 func TestOPBasicScopeProfile(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) { wantClaims(t, o, "openid profile", profileClaims()...) })
+	inBothModes(t, func(o *op) { wantClaims(o.t, o, "openid profile", profileClaims()...) })
 }
 
 func TestOPBasicScopeEmail(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) { wantClaims(t, o, "openid email", "email", "email_verified") })
+	inBothModes(t, func(o *op) { wantClaims(o.t, o, "openid email", "email", "email_verified") })
 }
 
 func TestOPBasicScopePhone(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		wantClaims(t, o, "openid phone", "phone_number", "phone_number_verified")
 	})
 }
 
 func TestOPBasicScopeAddress(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) { wantClaims(t, o, "openid address", "address") })
+	inBothModes(t, func(o *op) { wantClaims(o.t, o, "openid address", "address") })
 }
 
 func TestOPBasicScopeAll(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		wantClaims(t, o, "openid profile email address phone",
 			append(profileClaims(), "email", "email_verified", "address", "phone_number", "phone_number_verified")...)
 	})
 }
 
 func TestOPBasicAlternateHappyFlow(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		q := o.request("scope", "email openid")
 		var parts []string
 		for name := range q {
@@ -180,15 +190,16 @@ func TestOPBasicAlternateHappyFlow(t *testing.T) {
 }
 
 func TestOPBasicDisplayPage(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("display", "page") })
+	inBothModes(t, func(o *op) { o.tokens("display", "page") })
 }
 
 func TestOPBasicDisplayPopup(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("display", "popup") })
+	inBothModes(t, func(o *op) { o.tokens("display", "popup") })
 }
 
 func TestOPBasicPromptLogin(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		_, first := o.tokens()
 		o.Clock.Advance(2 * time.Second)
 		if page := o.ask("prompt", "login"); !isSignIn(page) {
@@ -202,7 +213,8 @@ func TestOPBasicPromptLogin(t *testing.T) {
 }
 
 func TestOPBasicPromptNoneNotLoggedIn(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		reply := o.ask("prompt", "none", "state", longState)
 		if answer := o.answerOf(reply); answer.Get("error") != "login_required" || answer.Get("state") != longState || answer.Get("code") != "" {
 			t.Errorf("answer %v", answer)
@@ -211,7 +223,8 @@ func TestOPBasicPromptNoneNotLoggedIn(t *testing.T) {
 }
 
 func TestOPBasicPromptNoneLoggedIn(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		_, first := o.tokens()
 		o.Clock.Advance(2 * time.Second)
 		_, second := o.checked("rp", "a-nonce", o.redeem("rp", o.silent("prompt", "none")))
@@ -222,7 +235,8 @@ func TestOPBasicPromptNoneLoggedIn(t *testing.T) {
 }
 
 func TestOPBasicMaxAge1(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		_, first := o.tokens()
 		o.Clock.Advance(2 * time.Second)
 		if page := o.ask("max_age", "1"); !isSignIn(page) {
@@ -236,7 +250,8 @@ func TestOPBasicMaxAge1(t *testing.T) {
 }
 
 func TestOPBasicMaxAge10000(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		_, first := o.tokens("max_age", "15000")
 		o.Clock.Advance(2 * time.Second)
 		_, second := o.checked("rp", "a-nonce", o.redeem("rp", o.silent("max_age", "10000")))
@@ -247,11 +262,12 @@ func TestOPBasicMaxAge10000(t *testing.T) {
 }
 
 func TestOPBasicEnsureRequestWithUnknownParameterSucceeds(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("extra", "foobar") })
+	inBothModes(t, func(o *op) { o.tokens("extra", "foobar") })
 }
 
 func TestOPBasicIDTokenHint(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, first := o.tokens()
 		// Long after the hint itself has expired.
 		o.Clock.Advance(time.Hour)
@@ -263,7 +279,8 @@ func TestOPBasicIDTokenHint(t *testing.T) {
 }
 
 func TestOPBasicLoginHint(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		if page := o.ask("login_hint", providertest.AliceLogin); !strings.Contains(page.Body, `value="`+providertest.AliceLogin+`"`) {
 			t.Errorf("the user name is not filled in: %s", page.Body)
 		}
@@ -272,15 +289,16 @@ func TestOPBasicLoginHint(t *testing.T) {
 }
 
 func TestOPBasicUILocales(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("ui_locales", "se") })
+	inBothModes(t, func(o *op) { o.tokens("ui_locales", "se") })
 }
 
 func TestOPBasicClaimsLocales(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) { o.tokens("claims_locales", "se") })
+	inBothModes(t, func(o *op) { o.tokens("claims_locales", "se") })
 }
 
 func TestOPBasicEnsureRequestWithACRValuesSucceeds(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		offered, _ := o.Get(t.Context(), o.Client(), "/.well-known/openid-configuration").JSON()["acr_values_supported"].([]any)
 		if _, members := o.tokens("acr_values", "1 2"); !slices.Contains(offered, members["acr"]) {
 			t.Errorf("acr %v, offered %v", members["acr"], offered)
@@ -289,7 +307,8 @@ func TestOPBasicEnsureRequestWithACRValuesSucceeds(t *testing.T) {
 }
 
 func TestOPBasicCodeReuse(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		answer := o.code()
 		o.checked("rp", "a-nonce", o.redeem("rp", answer))
 		wantError(t, o.redeem("rp", answer), http.StatusBadRequest, "invalid_grant")
@@ -297,7 +316,8 @@ func TestOPBasicCodeReuse(t *testing.T) {
 }
 
 func TestOPBasicCodeReuse30Seconds(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		answer := o.code("scope", "openid offline_access")
 		tokens, _ := o.checked("rp", "a-nonce", o.redeem("rp", answer))
 		o.userinfo(tokens.AccessToken)
@@ -309,7 +329,7 @@ func TestOPBasicCodeReuse30Seconds(t *testing.T) {
 }
 
 func TestOPBasicEnsureRegisteredRedirectURI(t *testing.T) {
-	inBothModes(t, func(_ *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
 		for _, uri := range []string{"https://web.example/callback/", "https://web.example/callback?x=1", "https://WEB.example/callback", "https://evil.example/callback"} {
 			o.wantErrorPage(o.ask("redirect_uri", uri))
 		}
@@ -317,7 +337,8 @@ func TestOPBasicEnsureRegisteredRedirectURI(t *testing.T) {
 }
 
 func TestOPBasicEnsurePostRequestSucceeds(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		back := o.Post(t.Context(), o.browser, "/authorize", o.request())
 		page := o.Get(t.Context(), o.browser, o.HTTP.URL+back.Location().String())
 		reply := o.SignIn(t.Context(), o.browser, page)
@@ -327,7 +348,8 @@ func TestOPBasicEnsurePostRequestSucceeds(t *testing.T) {
 }
 
 func TestOPBasicServerClientSecretPost(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		answer := o.code()
 		form := url.Values{
 			"grant_type": {"authorization_code"}, "code": {answer.Get("code")}, "redirect_uri": {providertest.RedirectURI},
@@ -338,7 +360,8 @@ func TestOPBasicServerClientSecretPost(t *testing.T) {
 }
 
 func TestOPBasicRequestURIUnsignedSupportedCorrectlyOrRejectedAsUnsupported(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		if got := o.refusal("request_uri", "https://web.example/request.jwt"); got != "request_uri_not_supported" {
 			t.Errorf("error %q", got)
 		}
@@ -349,7 +372,8 @@ func TestOPBasicRequestURIUnsignedSupportedCorrectlyOrRejectedAsUnsupported(t *t
 const unsignedObject = "eyJhbGciOiJub25lIn0.eyJyZWRpcmVjdF91cmkiOiJodHRwczovL2V2aWwuZXhhbXBsZS8ifQ."
 
 func TestOPBasicUnsignedRequestObjectSupportedCorrectlyOrRejectedAsUnsupported(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		if got := o.refusal("request", unsignedObject); got != "request_not_supported" {
 			t.Errorf("error %q", got)
 		}
@@ -357,7 +381,8 @@ func TestOPBasicUnsignedRequestObjectSupportedCorrectlyOrRejectedAsUnsupported(t
 }
 
 func TestOPBasicClaimsEssential(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, members := o.tokens("claims", `{"userinfo":{"name":{"essential":true}}}`)
 		want := map[string]any{"sub": providertest.AliceSubject, "name": "Alice Arden"}
 		if diff := cmp.Diff(want, o.userinfo(tokens.AccessToken)); diff != "" {
@@ -371,7 +396,8 @@ func TestOPBasicClaimsEssential(t *testing.T) {
 
 // The object names another address: it is refused as a whole, at the registered one or by page.
 func TestOPBasicEnsureRequestObjectWithRedirectURI(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		if got := o.refusal("request", unsignedObject); got != "request_not_supported" {
 			t.Errorf("error %q", got)
 		}
@@ -380,7 +406,8 @@ func TestOPBasicEnsureRequestObjectWithRedirectURI(t *testing.T) {
 }
 
 func TestOPBasicRefreshToken(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		tokens, first := o.tokens("scope", "openid offline_access", "prompt", "consent")
 		if tokens.RefreshToken == "" {
 			t.Fatal("no refresh token")
@@ -401,7 +428,8 @@ func TestOPBasicRefreshToken(t *testing.T) {
 }
 
 func TestOPBasicEnsureRequestWithValidPKCESucceeds(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		verifier, challenge := providertest.Verifier()
 		answer := o.code("code_challenge", challenge, "code_challenge_method", "S256")
 		wantError(t, o.redeem("rp", answer, "code_verifier", challenge), http.StatusBadRequest, "invalid_grant")
@@ -412,7 +440,8 @@ func TestOPBasicEnsureRequestWithValidPKCESucceeds(t *testing.T) {
 
 // What every module asks before its own point (op.md §1): nothing unasked in the ID token.
 func TestOPIDTokenCarriesNothingUnasked(t *testing.T) {
-	inBothModes(t, func(t *testing.T, o *op) {
+	inBothModes(t, func(o *op) {
+		t := o.t
 		_, members := o.tokens("scope", "openid profile email address phone")
 		var names []string
 		for name := range members {

@@ -595,3 +595,32 @@ func TestPublicAddress(t *testing.T) {
 		}
 	}
 }
+
+// A key that has retired still vouches for its old ID tokens (OpenID Connect RP-Initiated
+// Logout 1.0 §4).
+func TestLogoutHintOfARetiredKey(t *testing.T) {
+	t.Parallel()
+	clients := opClients()
+	clients[0].IDTokenAlg = "ES256"
+	o := newOP(t, "query", clients, nil)
+	kid := func(token string) string {
+		var header struct{ Kid string }
+		decodeSegment(t, token, 0, &header)
+		return header.Kid
+	}
+	old, _ := o.tokens()
+	for _, days := range []time.Duration{89, 1, 1} {
+		o.Clock.Advance(days * 24 * time.Hour)
+		if _, err := o.Provider.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if current, _ := o.tokens(); kid(current.IDToken) == kid(old.IDToken) {
+		t.Fatal("the key has not changed")
+	}
+	reply := o.leave(url.Values{"id_token_hint": {old.IDToken}, "post_logout_redirect_uri": {opBye}})
+	if got := reply.Header.Get("Location"); got != opBye {
+		t.Errorf("%d %q %s", reply.Status, got, reply.Body)
+	}
+	o.wantLeft()
+}

@@ -56,13 +56,13 @@ func newOP(t *testing.T, mode string, clients []*storage.Client, change func(*pr
 }
 
 // inBothModes runs a module of the basic plan and its twin of the form-post plan.
-func inBothModes(t *testing.T, module func(t *testing.T, o *op)) {
+func inBothModes(t *testing.T, module func(o *op)) {
 	t.Helper()
 	t.Parallel()
 	for _, mode := range []string{"query", "form_post"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			module(t, newOP(t, mode, opClients(), nil))
+			module(newOP(t, mode, opClients(), nil))
 		})
 	}
 }
