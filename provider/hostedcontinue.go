@@ -63,7 +63,7 @@ func (p *Provider) qrContinue(w http.ResponseWriter, r *http.Request) {
 	}
 	if !offersQR(f.req) {
 		// The client's policy has changed since the page was shown.
-		http.Redirect(w, r, f.next, http.StatusSeeOther) //nolint:gosec // G710: flowForm has just found our seal on it
+		http.Redirect(w, r, f.next, http.StatusSeeOther)
 		return
 	}
 	session, err := p.redeemFlow(r.Context(), w, f)
@@ -71,7 +71,7 @@ func (p *Provider) qrContinue(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.As(err, &fault) && fault.Status < http.StatusInternalServerError:
 		// The page says what became of it.
-		http.Redirect(w, r, f.next, http.StatusSeeOther) //nolint:gosec // G710: flowForm has just found our seal on it
+		http.Redirect(w, r, f.next, http.StatusSeeOther)
 		return
 	case err != nil:
 		p.errorPage(w, r, unavailable(err))
@@ -132,7 +132,7 @@ func (p *Provider) qrNotMe(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, unavailable(err))
 		return
 	}
-	http.Redirect(w, r, f.next, http.StatusSeeOther) //nolint:gosec // G710: flowForm has just found our seal on it
+	http.Redirect(w, r, f.next, http.StatusSeeOther)
 }
 
 // qrNew is POST /login/qr/new: another QR code for the same request, which keeps its time.
@@ -156,5 +156,5 @@ func (p *Provider) qrNew(w http.ResponseWriter, r *http.Request) {
 			p.dropFlow(w, f.flow)
 		}
 	}
-	http.Redirect(w, r, f.next, http.StatusSeeOther) //nolint:gosec // G710: flowForm has just found our seal on it
+	http.Redirect(w, r, f.next, http.StatusSeeOther)
 }

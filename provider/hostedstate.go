@@ -151,8 +151,8 @@ func (p *Provider) qrFrame(w http.ResponseWriter, r *http.Request) {
 	p.renderUnder(w, r, http.StatusOK, "qrframe", view, framedPolicy+"; form-action 'self' "+redirectOrigin(req.redirect))
 }
 
-// flowETag tells the versions of our static files apart.
-func flowETag(body []byte) string {
+// staticETag tells the versions of our static files apart.
+func staticETag(body []byte) string {
 	sum := sha256.Sum256(body)
 	return fmt.Sprintf(`"%x"`, sum[:8])
 }
@@ -163,7 +163,7 @@ func (p *Provider) signInScript(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "text/javascript; charset=utf-8")
 	h.Set("Cache-Control", "public, max-age=300")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", flowETag(p.pages.signIn))
+	h.Set("ETag", staticETag(p.pages.signIn))
 	if strings.Contains(r.Header.Get("If-None-Match"), h.Get("ETag")) {
 		w.WriteHeader(http.StatusNotModified)
 		return

@@ -159,6 +159,13 @@ func TestThreatT14OtherSitesAtTheHostedDoor(t *testing.T) {
 			}
 		}
 	}
+	// The frame leads nowhere but to the request its flow was opened for.
+	for _, next := range []string{"https://evil.example/", form.Get("next") + "&prompt=consent", "/device", ""} {
+		path := "/login/qr?" + url.Values{"flow": {b.flow()}, "next": {next}}.Encode()
+		if reply := s.Get(t.Context(), b.browser, path); reply.Status != http.StatusBadRequest || strings.Contains(reply.Body, "Alice") {
+			t.Errorf("a frame for %q: %d", next, reply.Status)
+		}
+	}
 	// No GET moves a session.
 	for _, path := range []string{"/login/qr/continue", "/login/qr/not-me", "/login/qr/new"} {
 		if reply := s.Get(t.Context(), b.browser, path+"?"+form.Encode()); reply.Status != http.StatusMethodNotAllowed {
