@@ -42,7 +42,12 @@ type clientConfig struct {
 	Approver        bool     `yaml:"approver"`
 	SharedAudiences []string `yaml:"shared_audiences"`
 	Disabled        bool     `yaml:"disabled"`
-	QR              qrConfig `yaml:"qr"`
+	// PostLogoutRedirectURIs and the two below are those of OpenID Connect logout.
+	PostLogoutRedirectURIs           []string `yaml:"post_logout_redirect_uris"`
+	BackchannelLogoutURI             string   `yaml:"backchannel_logout_uri"`
+	BackchannelLogoutSessionRequired bool     `yaml:"backchannel_logout_session_required"`
+
+	QR qrConfig `yaml:"qr"`
 }
 
 // qrConfig is what a client may do with the two device grants.
@@ -213,6 +218,14 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 		if provider.CheckRedirectURI(uri) != nil {
 			return &fault{fmt.Sprintf("redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to: it must be absolute, without #, and https unless it leads to 127.0.0.1, [::1] or an app", uri)}
 		}
+	}
+	for i, uri := range c.PostLogoutRedirectURIs {
+		if provider.CheckRedirectURI(uri) != nil {
+			return &fault{fmt.Sprintf("post_logout_redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to", uri)}
+		}
+	}
+	if c.BackchannelLogoutURI != "" && provider.CheckBackchannelLogoutURI(c.BackchannelLogoutURI) != nil {
+		return &fault{"backchannel_logout_uri", fmt.Sprintf("%q cannot be told: it must be absolute, without #, and https unless it is on this machine", c.BackchannelLogoutURI)}
 	}
 	for i, grant := range c.GrantTypes {
 		if _, known := grantTypes()[grant]; !known {

@@ -51,7 +51,7 @@ type serveFlags struct {
 	adminSocket              string
 	tlsCert, tlsKey          string
 	keySeal                  string
-	proxies                  prefixes
+	proxies, backchannel     prefixes
 }
 
 // prefixes is a repeatable flag of networks.
@@ -84,6 +84,7 @@ func serveVerb() verb {
 			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required)")
 			flags.StringVar(&f.config, "config", "", "configuration `FILE` in YAML (required)")
 			flags.Var(&f.proxies, "trusted-proxy", "`CIDR` whose forwarded headers count; repeatable")
+			flags.Var(&f.backchannel, "backchannel-network", "private `CIDR` in which clients may be told of sign-outs; repeatable")
 			flags.StringVar(&f.adminSocket, "admin-socket", "", "`FILE` of the socket for qrgrant user and client (default the database's name and .sock)")
 			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate chain `FILE` in PEM")
 			flags.StringVar(&f.tlsKey, "tls-key", "", "private key `FILE` in PEM")
@@ -120,7 +121,7 @@ func (f *serveFlags) run(ctx context.Context, e env) error {
 // settings reads the files that the flags name.
 func (f *serveFlags) settings(e env) (serverSettings, error) {
 	s := serverSettings{
-		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, configFile: f.config,
+		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, backchannelNetworks: f.backchannel, configFile: f.config,
 		adminSocket: cmp.Or(f.adminSocket, adminSocketOf(f.db)),
 		getenv:      e.Getenv, logger: slog.New(slog.NewTextHandler(e.Stderr, nil)),
 	}

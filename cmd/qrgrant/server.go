@@ -42,6 +42,8 @@ type serverSettings struct {
 	issuer         string
 	addr, db       string
 	trustedProxies []netip.Prefix
+	// backchannelNetworks are the private networks in which clients are told of sign-outs.
+	backchannelNetworks []netip.Prefix
 	// limits are those of protocol §9; zero fields are the defaults.
 	limits qr.Limits
 	config *configFile
@@ -112,7 +114,7 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	}
 	handler, err := provider.New(ctx, provider.Config{
 		Issuer: s.issuer, Store: store,
-		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger, KeySeal: s.keySeal,
+		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger, KeySeal: s.keySeal, BackchannelNetworks: s.backchannelNetworks,
 	})
 	if err != nil {
 		return nil, err
