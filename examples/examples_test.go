@@ -3,7 +3,11 @@ package examples_test
 
 import (
 	"bufio"
+	"html"
 	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // build compiles the programs of this module and returns the directory they are in.
@@ -113,5 +118,121 @@ func TestTVSaysWhatIsWrong(t *testing.T) {
 	tv.Stderr = &said
 	if err := tv.Run(); err == nil || !strings.HasPrefix(said.String(), "tv: find the server: ") {
 		t.Errorf("%v: %q", err, said.String())
+	}
+}
+
+// browse sends the form, or gets the page when there is none, and returns what it leads to.
+func browse(t *testing.T, c *http.Client, method, address string, form url.Values) (page, at string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v: %s", resp.Request.URL, resp.Status, err, body)
+	}
+	return string(body), resp.Request.URL.String()
+}
+
+// hidden returns the hidden fields of the form on a page that posts to path.
+func hidden(t *testing.T, page, path string) url.Values {
+	t.Helper()
+	for _, form := range regexp.MustCompile(`(?s)<form[^>]*action="([^"]*)"[^>]*>.*?</form>`).FindAllStringSubmatch(page, -1) {
+		if !strings.HasSuffix(form[1], path) {
+			continue
+		}
+		fields := url.Values{}
+		for _, m := range regexp.MustCompile(`type="hidden" name="([^"]*)" value="([^"]*)"`).FindAllStringSubmatch(form[0], -1) {
+			fields.Set(m[1], html.UnescapeString(m[2]))
+		}
+		return fields
+	}
+	t.Fatalf("no form to %s on:\n%s", path, page)
+	return nil
+}
+
+// TestWebapp signs a person in to the web application that `qrgrant dev` runs, out from there,
+// in again, and out at the provider, which tells the application.
+func TestWebapp(t *testing.T) {
+	t.Parallel()
+	dir := build(t, "../cmd/qrgrant", "./webapp")
+	dev := start(t, filepath.Join(dir, "qrgrant"), "dev", "--addr", "127.0.0.1:0")
+	issuer := dev.await(t, `serves (\S+) until`)
+	app := dev.await(t, `web app +(http://127\.0\.0\.1:\d+),`)
+	password := dev.await(t, `person +alice, password (\S+)`)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser := &http.Client{Jar: jar}
+	defer browser.CloseIdleConnections()
+	signIn := func() {
+		t.Helper()
+		page, at := browse(t, browser, http.MethodGet, app+"/login", nil)
+		if !strings.HasPrefix(at, issuer+"/") {
+			t.Fatalf("the sign-in is at %s", at)
+		}
+		form := hidden(t, page, "/login")
+		form.Set("login", "alice")
+		form.Set("password", password)
+		if page, at = browse(t, browser, http.MethodPost, issuer+"/login", form); at != app+"/" || !strings.Contains(page, "signed in as <strong>Alice Example") {
+			t.Fatalf("at %s: %s", at, page)
+		}
+	}
+	signOut := func(page, want string) {
+		t.Helper()
+		if _, at := browse(t, browser, http.MethodPost, issuer+"/logout", hidden(t, page, "/logout")); at != want {
+			t.Fatalf("signed out at %s, want %s", at, want)
+		}
+	}
+
+	if page, _ := browse(t, browser, http.MethodGet, app+"/", nil); !strings.Contains(page, `href="/login"`) {
+		t.Fatalf("before: %s", page)
+	}
+	signIn()
+	page, _ := browse(t, browser, http.MethodPost, app+"/logout", url.Values{})
+	signOut(page, app+"/")
+	signIn()
+	page, _ = browse(t, browser, http.MethodGet, issuer+"/logout", nil)
+	signOut(page, issuer+"/logout")
+	for over := time.After(10 * time.Second); ; {
+		if page, _ := browse(t, browser, http.MethodGet, app+"/", nil); strings.Contains(page, `href="/login"`) {
+			break
+		}
+		select {
+		case <-over:
+			t.Fatal("the application was not told of the sign-out")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+
+	// A stranger's callback and a forged logout token change nothing.
+	for path, form := range map[string]url.Values{"/callback?code=x&state=y": nil, "/backchannel-logout": {"logout_token": {"x.y.z"}}} {
+		resp, err := browser.PostForm(app+path, form)
+		if form == nil {
+			resp, err = browser.Get(app + path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	if err := dev.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.drain(); err != nil {
+		t.Errorf("dev: %v", err)
 	}
 }

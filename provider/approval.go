@@ -129,21 +129,12 @@ func (p *Provider) stillActive(ctx context.Context, s *storage.QRSession) error 
 // redeemed stores the sign-in a redemption makes, in the transaction of its tokens. It lasts
 // as long as its refresh tokens can.
 func (p *Provider) redeemed(ctx context.Context, r qr.Redemption) error {
-	return p.config.Store.PutSession(ctx, &storage.Session{
-		ID:         r.SessionID,
-		Subject:    r.Subject,
-		QRBorn:     true,
-		ParentID:   r.ParentID,
-		ClientID:   r.ClientID,
-		ApproverID: r.ApproverID,
-		AuthTime:   r.AuthTime,
-		AMR:        r.AMR,
-		ACR:        r.ACR,
-		Device:     r.Device,
-		Address:    r.Address,
-		CreatedAt:  r.At,
-		ExpiresAt:  r.At.Add(qrRefreshLifetime + p.config.AccessTokenLifetime),
-	})
+	if err := p.config.Store.AddSessionClient(ctx, r.SessionID, r.ClientID); err != nil {
+		return err
+	}
+	s := qrBornSession(r)
+	s.ExpiresAt = r.At.Add(qrRefreshLifetime + p.config.AccessTokenLifetime)
+	return p.config.Store.PutSession(ctx, s)
 }
 
 // reported ends every sign-in that the reporting person approved for the asker, that client at

@@ -48,16 +48,22 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 // not ask for ever.
 func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authorizeRequest, b *browser, fresh bool) {
 	silent := slices.Contains(req.prompt, "none")
+	ask, err := p.mustConsent(r.Context(), req, b.session)
 	switch {
+	case err != nil:
+		p.refuseAuthorize(w, r, req, err)
+	case fresh && b.session != nil && !req.claims.meetsACR(b.session):
+		// No way to sign in here is what the client asks for (Unmet Authentication Requirements).
+		p.redirectError(w, r, req, "unmet_authentication_requirements", "The person cannot sign in the way that was asked for.")
 	case p.mustSignIn(req, b, fresh):
 		if silent || fresh {
-			p.redirectError(w, req, "login_required", "The person has to sign in.")
+			p.redirectError(w, r, req, "login_required", "The person has to sign in.")
 			return
 		}
 		p.signInPage(w, r, b, signInView{Next: p.pathOf(routeAuthorize) + "?" + req.raw, Login: req.loginHint, client: req})
-	case !req.client.FirstParty || slices.Contains(req.prompt, "consent"):
+	case ask:
 		if silent {
-			p.redirectError(w, req, "consent_required", "The person has to be asked.")
+			p.redirectError(w, r, req, "consent_required", "The person has to be asked.")
 			return
 		}
 		p.consentPage(w, r, req, b)
@@ -72,9 +78,11 @@ func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) boo
 	switch {
 	case s == nil:
 		return true
-	case s.QRBorn && !qrBornMayUse(req.client, req.scopes):
+	case s.QRBorn && !qrBornMayUse(req.client, req.asked()):
 		return true
 	case req.hintSubject != "" && req.hintSubject != s.Subject:
+		return true
+	case !req.claims.meets(s):
 		return true
 	case fresh:
 		return false
@@ -97,7 +105,10 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	ar.ResponseMode = fosite.ResponseModeQuery
 	ar.State = req.state
 	ar.RequestedScope = req.scopes
-	ar.GrantedScope = req.scopes
+	// What the person left out on the phone stays out, whoever asks again and in whatever words.
+	withheld := func(scope string) bool { return slices.Contains(s.Withheld, scope) }
+	ar.GrantedScope = slices.DeleteFunc(slices.Clone(req.scopes), withheld)
+	claims := req.claims.without(withheld)
 	if slices.Contains(req.scopes, qr.ApproveScope) {
 		// A token that approves must be good at no other resource server (protocol §6).
 		ar.GrantedAudience = fosite.Arguments{p.config.Issuer}
@@ -109,15 +120,26 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	if req.challenge != "" {
 		ar.Form.Set("code_challenge", req.challenge)
 	}
-	answer, err := p.oauth.NewAuthorizeResponse(r.Context(), ar, &session{facts: fositestore.Facts{
+	facts := fositestore.Facts{
 		Subject: s.Subject, SessionID: s.ID, ParentID: s.ParentID, ApproverID: s.ApproverID, QRBorn: s.QRBorn,
 		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"),
-	}})
+		UserinfoClaims: claims.userinfo, IDTokenClaims: claims.idToken,
+	}
+	var code string
+	err := p.config.Store.Tx(r.Context(), func(ctx context.Context) error {
+		answer, err := p.oauth.NewAuthorizeResponse(ctx, ar, &session{facts: facts})
+		if err != nil {
+			return err
+		}
+		code = answer.GetCode()
+		// Whoever got a code of this sign-in hears of its end (logout.go).
+		return p.config.Store.AddSessionClient(ctx, s.ID, req.client.ID)
+	})
 	if err != nil {
 		p.refuseAuthorize(w, r, req, err)
 		return
 	}
-	p.redirectBack(w, req, url.Values{"code": {answer.GetCode()}})
+	p.redirectBack(w, r, req, url.Values{"code": {code}})
 }
 
 // refuseAuthorize sends an error to the client when its redirect URI is known to be good, and
@@ -134,19 +156,23 @@ func (p *Provider) refuseAuthorize(w http.ResponseWriter, r *http.Request, req *
 	if own.status >= http.StatusInternalServerError {
 		p.config.Logger.ErrorContext(r.Context(), "authorization failed", "client_id", req.client.ID, "error", err)
 	}
-	p.redirectError(w, req, own.code, own.description)
+	p.redirectError(w, r, req, own.code, own.description)
 }
 
-func (p *Provider) redirectError(w http.ResponseWriter, req *authorizeRequest, code, sentence string) {
-	p.redirectBack(w, req, url.Values{"error": {code}, "error_description": {sentence}})
+func (p *Provider) redirectError(w http.ResponseWriter, r *http.Request, req *authorizeRequest, code, sentence string) {
+	p.redirectBack(w, r, req, url.Values{"error": {code}, "error_description": {sentence}})
 }
 
 // redirectBack adds state and iss (RFC 9207), keeping the query the URI was registered with.
-func (p *Provider) redirectBack(w http.ResponseWriter, req *authorizeRequest, answer url.Values) {
+func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, req *authorizeRequest, answer url.Values) {
 	if req.state != "" {
 		answer.Set("state", req.state)
 	}
 	answer.Set("iss", p.config.Issuer)
+	if req.formPost {
+		p.postBack(w, r, req, answer)
+		return
+	}
 	target := *req.redirect
 	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+answer.Encode(), "&")
 	w.Header().Set("Location", target.String())

@@ -71,7 +71,7 @@ func TestSingleSignOnAndPrompts(t *testing.T) {
 		"qr:approve for no approver":   {{"scope", "openid qr:approve"}, {"invalid_scope"}},
 		"response_type token":          {{"response_type", "token"}, {"unsupported_response_type"}},
 		"no response_type":             {{"response_type", ""}, {"unsupported_response_type"}},
-		"response_mode form_post":      {{"response_mode", "form_post"}, {"invalid_request"}},
+		"response_mode fragment":       {{"response_mode", "fragment"}, {"invalid_request"}},
 	} {
 		reply := ask(t, s, browser, "web", want[0]...)
 		got := reply.Location().Query()

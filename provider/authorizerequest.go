@@ -32,14 +32,20 @@ type authorizeRequest struct {
 	// the token request must then do too.
 	redirect     *url.URL
 	redirectSent bool
-	state        string
-	scopes       []string
-	challenge    string
-	prompt       []string
-	maxAge       *int64
-	loginHint    string
-	hintSubject  string
+	// formPost says that the answer goes as a form rather than in the query of the redirect.
+	formPost    bool
+	state       string
+	scopes      []string
+	challenge   string
+	prompt      []string
+	maxAge      *int64
+	loginHint   string
+	hintSubject string
+	claims      claimsRequest
 }
+
+// asked are the scopes the answer would give something of.
+func (req *authorizeRequest) asked() []string { return req.claims.scopes(req.scopes) }
 
 // parseAuthorize reads an authorization request. Without a request beside the error, the
 // error must be shown to the person: there is nowhere safe to send it (RFC 6749 §4.1.2.1).
@@ -64,7 +70,22 @@ func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRe
 	if req.redirect = redirectURI(client, values.Get("redirect_uri"), slices.Contains(req.scopes, "openid")); req.redirect == nil {
 		return nil, invalidRequest("The redirect_uri is not one the client registered.")
 	}
+	if req.formPost, err = readResponseMode(values); err != nil {
+		return req, err
+	}
 	return req, p.checkAuthorize(req)
+}
+
+// readResponseMode comes before every other check, so that an error too is answered in the
+// mode that was asked for (Form Post Response Mode §2).
+func readResponseMode(v url.Values) (formPost bool, err error) {
+	switch v.Get("response_mode") {
+	case "", "query":
+		return false, nil
+	case "form_post":
+		return true, nil
+	}
+	return false, invalidRequest("Only the response_modes query and form_post are supported.")
 }
 
 // checkAuthorize holds the faults that go back to the client.
@@ -83,8 +104,6 @@ func (p *Provider) checkAuthorize(req *authorizeRequest) error {
 		return invalidRequest("DPoP is not supported.")
 	case v.Get("response_type") != "code":
 		return &oauthError{code: "unsupported_response_type", description: "Only response_type code is supported."}
-	case v.Has("response_mode") && v.Get("response_mode") != "query":
-		return invalidRequest("Only response_mode query is supported.")
 	case !slices.Contains(req.client.GetGrantTypes(), grantCode):
 		return unauthorizedClient()
 	case len(v.Get("nonce")) > longestNonce:
@@ -95,6 +114,12 @@ func (p *Provider) checkAuthorize(req *authorizeRequest) error {
 	}
 	if err := req.readChallenge(); err != nil {
 		return err
+	}
+	if slices.Contains(req.scopes, "openid") {
+		var err error
+		if req.claims, err = parseClaims(v.Get("claims"), req.client); err != nil {
+			return err
+		}
 	}
 	return p.readPrompt(req)
 }

@@ -15,12 +15,18 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
 const (
 	sessionCookie = "qrgrant"
 	formCookie    = "qrgrant-form"
+	// seenCookie says when the browser last used its sign-in. We seal it, so that a sign-in
+	// that nobody uses ends without a write for every use.
+	seenCookie = "qrgrant-seen"
+	// seenStep is how old that may grow before it is written again.
+	seenStep = time.Minute
 	// formLifetime is how long a page may stay open before it is sent.
 	formLifetime = time.Hour
 	// acrOneFactor and amrPassword say how a person signed in with a password (RFC 8176).
@@ -80,8 +86,39 @@ func (p *Provider) browserOf(w http.ResponseWriter, r *http.Request) (*browser, 
 	if err != nil {
 		return b, nil
 	}
-	b.session, err = p.sessionOf(r.Context(), c.Value)
-	return b, err
+	s, err := p.sessionOf(r.Context(), c.Value)
+	if err != nil || s == nil || !p.used(w, r, s) {
+		return b, err
+	}
+	b.session = s
+	return b, nil
+}
+
+// used reports whether the sign-in was used within the idle time, and notes that it is now. A
+// browser that lost the note counts from the sign-in on.
+func (p *Provider) used(w http.ResponseWriter, r *http.Request, s *storage.Session) bool {
+	seen, own := s.CreatedAt, &browser{session: s}
+	if c, err := r.Cookie(p.cookieName(seenCookie)); err == nil {
+		if at, err := p.sealedAt(own, seenCookie, "", c.Value); err == nil && at.After(seen) {
+			seen = at
+		}
+	}
+	idle := p.config.Now().Sub(seen)
+	if idle >= p.config.SessionIdle {
+		return false
+	}
+	if idle >= seenStep {
+		if note, err := p.sealForm(own, seenCookie, ""); err == nil {
+			p.setCookie(w, seenCookie, note)
+		}
+	}
+	return true
+}
+
+// setSession gives the browser a new sign-in's cookie, and takes what it noted of the old one.
+func (p *Provider) setSession(w http.ResponseWriter, cookie string) {
+	p.setCookie(w, sessionCookie, cookie)
+	p.setCookie(w, seenCookie, "")
 }
 
 // sessionOf returns the sign-in behind a cookie value; nil when there is none that lasts.
@@ -143,8 +180,26 @@ func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *stor
 	if err := p.config.Store.PutSession(ctx, s); err != nil {
 		return nil, unavailable(err)
 	}
-	p.setCookie(w, sessionCookie, cookie)
+	p.setSession(w, cookie)
 	return s, nil
+}
+
+// qrBornSession is the sign-in that a redemption makes; it keeps that mark (protocol §8).
+func qrBornSession(r qr.Redemption) *storage.Session {
+	return &storage.Session{
+		ID:         r.SessionID,
+		Subject:    r.Subject,
+		QRBorn:     true,
+		ParentID:   r.ParentID,
+		ClientID:   r.ClientID,
+		ApproverID: r.ApproverID,
+		AuthTime:   r.AuthTime,
+		AMR:        r.AMR,
+		ACR:        r.ACR,
+		Device:     r.Device,
+		Address:    r.Address,
+		CreatedAt:  r.At,
+	}
 }
 
 // secret returns 256 random bits as text.
@@ -169,29 +224,42 @@ func (p *Provider) sealForm(b *browser, purpose, payload string) (string, error)
 
 // checkForm refuses a form that sealForm did not seal within the last hour.
 func (p *Provider) checkForm(b *browser, purpose, payload, token string) error {
-	stale := &oauthError{status: http.StatusForbidden, code: "invalid_request", description: "The page was open for too long or belongs to another sign-in. Go back and try again."}
+	at, err := p.sealedAt(b, purpose, payload, token)
+	if err != nil {
+		return err
+	}
+	if age := p.config.Now().Sub(at); age < -time.Minute || age > formLifetime {
+		return staleForm()
+	}
+	return nil
+}
+
+func staleForm() *oauthError {
+	return &oauthError{status: http.StatusForbidden, code: "invalid_request", description: "The page was open for too long or belongs to another sign-in. Go back and try again."}
+}
+
+// sealedAt returns when sealForm sealed the payload, to the second, or that it did not.
+func (p *Provider) sealedAt(b *browser, purpose, payload, token string) (time.Time, error) {
+	stale := staleForm()
 	at, encoded, _ := strings.Cut(token, ".")
 	seconds, err := strconv.ParseInt(at, 36, 64)
 	if err != nil {
-		return stale
+		return time.Time{}, stale
 	}
 	got, err := base64.RawURLEncoding.DecodeString(encoded)
 	if err != nil {
-		return stale
+		return time.Time{}, stale
 	}
 	for _, key := range p.keys.server {
 		mac, err := formMAC(key.Secret, b, purpose, payload, at)
 		if err != nil {
-			return serverError(err)
+			return time.Time{}, serverError(err)
 		}
 		if hmac.Equal(mac, got) {
-			if age := p.config.Now().Sub(time.Unix(seconds, 0)); age < -time.Minute || age > formLifetime {
-				return stale
-			}
-			return nil
+			return time.Unix(seconds, 0), nil
 		}
 	}
-	return stale
+	return time.Time{}, stale
 }
 
 // formMAC keys the MAC apart from every other use of the server key.

@@ -48,8 +48,14 @@ func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, val
 	} else if err != nil {
 		return fositestore.Client{}, unavailable(err)
 	}
+	if client.ID != "" {
+		answerReadable(ctx, client.Client)
+	}
 	if !secretMatches(client, sent.secret) || client.ID == "" {
 		return fositestore.Client{}, invalidClient()
+	}
+	if !client.Public() {
+		client.Credential = sha256.Sum256([]byte(sent.secret))
 	}
 	return client, nil
 }

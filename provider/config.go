@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"cmp"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"io"
 	"io/fs"
@@ -23,6 +25,12 @@ const codeLifetime = time.Minute
 // qrRefreshLifetime is the absolute lifetime of a family born of a QR approval (protocol §7).
 const qrRefreshLifetime = 24 * time.Hour
 
+// The defaults of the key schedule that validate must know.
+const (
+	defaultRotation     = 90 * 24 * time.Hour
+	defaultPublishAhead = 24 * time.Hour
+)
+
 // Config wires a Provider. Issuer and Store are required.
 type Config struct {
 	// Issuer is the issuer identifier: https, or http on a loopback host; without query,
@@ -33,6 +41,11 @@ type Config struct {
 	Templates fs.FS
 	// TrustedProxies are the networks whose forwarded headers count; empty trusts nobody.
 	TrustedProxies []netip.Prefix
+	// BackchannelNetworks are the private networks, loopback included, in which back-channel
+	// logout may reach clients; empty reaches public addresses only.
+	BackchannelNetworks []netip.Prefix
+	// BackchannelRoots verify the certificates of the clients there; nil means the system's.
+	BackchannelRoots *x509.CertPool
 	// QRLimits are the limits of protocol §9; zero fields are the defaults.
 	QRLimits qr.Limits
 	// AccessTokenLifetime, IDTokenLifetime, RefreshTokenLifetime and SessionLifetime are
@@ -41,6 +54,17 @@ type Config struct {
 	IDTokenLifetime      time.Duration
 	RefreshTokenLifetime time.Duration
 	SessionLifetime      time.Duration
+	// SessionIdle is how long a browser's sign-in lasts without being used: 2 h when zero.
+	SessionIdle time.Duration
+	// KeySeal is the AES-256 key, 32 bytes, that private keys are sealed under in the Store;
+	// nil keeps them in the clear. Keys that are in the clear already are sealed by New.
+	KeySeal []byte
+	// KeyRotation is how long a signing key signs, KeyPublishAhead how long before that it is
+	// published, and KeyRetention how long it verifies an id_token_hint after its last ID
+	// token has expired. Zero means 90 days, 24 h and 30 days.
+	KeyRotation     time.Duration
+	KeyPublishAhead time.Duration
+	KeyRetention    time.Duration
 	// Now, After and Rand are the clock, its timers and the source of secrets; nil means
 	// time.Now, time.After and crypto/rand.
 	Now   func() time.Time
@@ -59,9 +83,16 @@ func (c *Config) validate() error {
 	if c.Store == nil {
 		faults = append(faults, errors.New("provider: Config.Store is missing"))
 	}
+	if n := len(c.KeySeal); n != 0 && n != keySealSize {
+		faults = append(faults, errors.New("provider: Config.KeySeal is not 32 bytes long"))
+	}
+	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
+		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))
+	}
 	for name, d := range map[string]time.Duration{
 		"AccessTokenLifetime": c.AccessTokenLifetime, "IDTokenLifetime": c.IDTokenLifetime,
-		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime,
+		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime, "SessionIdle": c.SessionIdle,
+		"KeyRotation": c.KeyRotation, "KeyPublishAhead": c.KeyPublishAhead, "KeyRetention": c.KeyRetention,
 	} {
 		if d < 0 {
 			faults = append(faults, errors.New("provider: Config."+name+" is negative"))
@@ -99,6 +130,10 @@ func (c *Config) defaults() {
 		{&c.IDTokenLifetime, 10 * time.Minute},
 		{&c.RefreshTokenLifetime, 30 * 24 * time.Hour},
 		{&c.SessionLifetime, 12 * time.Hour},
+		{&c.SessionIdle, 2 * time.Hour},
+		{&c.KeyRotation, defaultRotation},
+		{&c.KeyPublishAhead, defaultPublishAhead},
+		{&c.KeyRetention, 30 * 24 * time.Hour},
 	}
 	for _, d := range durations {
 		if *d.field == 0 {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/qr"
@@ -139,8 +138,8 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 	}
 	v := cardView{
 		Action: p.pathOf(routeDevice), CSRF: token, Card: card, Fault: fault, Context: a.Context,
-		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network), Asked: askedText(a.Context.AgeSeconds),
-		Consequence: a.Context.Consequence, AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
+		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network), Asked: p.askedText(r, a.Context.AgeSeconds),
+		Consequence: p.consequence(r, a.Context), AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
 	}
 	for _, id := range a.Context.Warnings {
 		v.Warnings = append(v.Warnings, warningText(id))
@@ -175,7 +174,7 @@ func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *brows
 	case err == nil:
 		p.render(w, r, http.StatusOK, "result", p.deviceResult(answer.State, decision.Decision))
 	case errors.As(err, &problem) && (problem.Code == "check_code_mismatch" || problem.Code == "invalid_request") && (problem.TriesLeft == nil || *problem.TriesLeft > 0):
-		p.cardPage(w, r, b, card, &claim, codeFault(problem))
+		p.cardPage(w, r, b, card, &claim, p.codeFault(r, problem))
 	default:
 		p.deviceProblem(w, r, b, "", err)
 	}
@@ -209,14 +208,14 @@ func (p *Provider) deviceProblem(w http.ResponseWriter, r *http.Request, b *brow
 	p.devicePage(w, r, b, code, problemText(problem.Code))
 }
 
-func codeFault(problem *qr.Problem) string {
+func (p *Provider) codeFault(r *http.Request, problem *qr.Problem) string {
 	if problem.Code == "invalid_request" {
 		return "Enter the code from the other screen."
 	}
 	if problem.TriesLeft == nil {
 		return "The code is wrong."
 	}
-	return "The code is wrong. Tries left: " + strconv.Itoa(*problem.TriesLeft)
+	return p.say(r, "The code is wrong. Tries left: %d", *problem.TriesLeft)
 }
 
 func problemText(code string) string {
@@ -249,6 +248,15 @@ func verifiedText(how string) string {
 	return "name not verified"
 }
 
+// consequence says in the person's language what the context says for apps.
+func (p *Provider) consequence(r *http.Request, c qr.Context) string {
+	text := p.say(r, "Another device will be signed in to %s as you.", c.Client.Name)
+	if c.RelyingParty != nil {
+		text += " " + p.say(r, "There the address bar must show %s.", c.Issuer)
+	}
+	return text
+}
+
 func whereText(n qr.ContextNetwork) string {
 	text := n.Name
 	for _, part := range []string{n.City, n.Address} {
@@ -269,14 +277,14 @@ func whereText(n qr.ContextNetwork) string {
 	return text
 }
 
-func askedText(seconds int64) string {
+func (p *Provider) askedText(r *http.Request, seconds int64) string {
 	switch {
 	case seconds < 60:
 		return "less than a minute ago"
 	case seconds < 120:
 		return "a minute ago"
 	}
-	return strconv.FormatInt(seconds/60, 10) + " minutes ago"
+	return p.say(r, "%d minutes ago", seconds/60)
 }
 
 func warningText(id string) string {

@@ -38,6 +38,9 @@ type metadata struct {
 	ClaimsParameter       *bool    `json:"claims_parameter_supported,omitempty"`
 	RequestParameter      *bool    `json:"request_parameter_supported,omitempty"`
 	RequestURIParameter   *bool    `json:"request_uri_parameter_supported,omitempty"`
+	EndSession            string   `json:"end_session_endpoint,omitempty"`
+	BackchannelLogout     bool     `json:"backchannel_logout_supported,omitempty"`
+	BackchannelSession    bool     `json:"backchannel_logout_session_supported,omitempty"`
 	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
@@ -60,7 +63,7 @@ func (p *Provider) describe() error {
 		Revocation:            p.urlOf(routeRevoke),
 		Scopes:                []string{"openid", "profile", "email", "address", "phone", "offline_access"},
 		ResponseTypes:         []string{"code"},
-		ResponseModes:         []string{"query"},
+		ResponseModes:         []string{"query", "form_post"},
 		GrantTypes:            []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType},
 		TokenAuthMethods:      methods,
 		IntrospectAuthMethods: confidential,
@@ -81,8 +84,10 @@ func (p *Provider) describe() error {
 
 // describeOpenID adds what only OpenID Connect knows.
 func (p *Provider) describeOpenID(m *metadata) {
-	no := false
+	no, yes := false, true
 	m.Userinfo = p.urlOf(routeUserinfo)
+	m.EndSession = p.urlOf(routeLogout)
+	m.BackchannelLogout, m.BackchannelSession = true, true
 	m.ACRValues = []string{acrOneFactor}
 	m.SubjectTypes = []string{"public"}
 	m.IDTokenAlgs = []string{"ES256", "RS256"}
@@ -92,7 +97,7 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.Prompts = []string{"none", "login", "consent", "select_account"}
 	m.Claims = supportedClaims()
 	m.ClaimTypes = []string{"normal"}
-	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &no, &no, &no
+	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &no, &no
 }
 
 // openidConfiguration is GET /.well-known/openid-configuration.

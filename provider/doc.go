@@ -13,7 +13,8 @@
 // userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
 // health.go. clientauth.go, errors.go, browser.go, render.go, guard.go, password.go,
 // address.go and keys.go serve several of them; standing.go says whether a token, a person
-// and a sign-in still hold; approval.go wires package qr.
+// and a sign-in still hold; claims.go what a request may learn of a person; approval.go wires
+// package qr.
 //
 // # The code flow
 //
@@ -23,7 +24,8 @@
 //     carried in the forms, sealed with an HMAC that is bound to the browser and the sign-in
 //     (browser.go); nothing is stored before the person has signed in.
 //  3. grantCode lets fosite make the code; internal/fositestore writes code, challenge and
-//     OpenID Connect facts as one record.
+//     OpenID Connect facts as one record, and that the client took part in the sign-in. The
+//     answer goes by redirect or by form (formpost.go).
 //  4. token.go redeems it: fosite, PKCE and the ID token run inside one unit of work, so that
 //     of N racing requests one commits. A loser with a code revokes the family.
 //
@@ -36,6 +38,30 @@
 //  3. The next poll is ready: token.go runs fosite as above, the grant handler of package qr
 //     redeems, and redeemed (approval.go) stores the new sign-in in the same transaction.
 //
+// # The QR grant, hosted door
+//
+//  1. proceed needs a sign-in: login.go shows the password form, and hosted.go beside it a QR
+//     code where the client's policy allows one, in a session bound to a cookie of its own.
+//  2. hostedstate.go tells the page how the session stands, as JSON for signin.js, or as a
+//     frame that looks again by itself, which leaves a half-typed password alone. Pictures are
+//     drawn for the moment. Nothing there changes anything.
+//  3. The phone scans and decides as above; the page then names the person who approved.
+//  4. hostedcontinue.go: only the button redeems. It makes the browser's new sign-in, marked
+//     QR-born, in one transaction and goes on to grantCode. "Not me" ends it instead.
+//
+// A sign-in ends Config.SessionLifetime after it was made, and Config.SessionIdle after its last
+// use, of which the browser itself keeps a note that we seal (browser.go): no use costs a write.
+// What the person left out on the phone is withheld from everything that comes of the sign-in.
+// language.go chooses the texts of the pages.
+//
+// # The end of a sign-in
+//
+//  1. logout.go reads what a client wishes and asks the person; GET ends nothing. A way back is
+//     an exact registered address, vouched for by an ID token or by the person's yes.
+//  2. endSignIn (revoke.go) is the one way to end a sign-in: tokens first, then the record.
+//  3. backchannel.go tells the clients that took part, beside the request and with further
+//     tries. They are lost when the process ends; what they tell of has happened on disk.
+//
 // # Design
 //
 // Tokens are opaque and their ends are stored, because fosite computes with time.Now and this
@@ -44,8 +70,8 @@
 // Parsing is ours in front of fosite, for what fosite gets wrong cannot be configured away;
 // fosite_test.go has a test for each such fault.
 //
-// Not here yet: DPoP, pushed requests, request objects, resource indicators, remembered
-// consent, RP-initiated logout, dynamic registration and the hosted door.
+// Not here yet: DPoP, pushed requests, request objects, resource indicators and dynamic
+// registration.
 //
 // # Specifications
 //
@@ -54,4 +80,6 @@
 //   - RFC 7009 (revocation), 7662 (introspection), 8414 (metadata), 7517 (JWK sets)
 //   - RFC 8628 (device grant) and the QR grant, see package qr
 //   - OpenID Connect Core 1.0 §2, §3.1, §5, §11, §12 and Discovery 1.0 §3, §4
+//   - OAuth 2.0 Form Post Response Mode, OpenID Connect RP-Initiated Logout 1.0 and
+//     Back-Channel Logout 1.0
 package provider

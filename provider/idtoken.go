@@ -13,6 +13,7 @@ import (
 	"github.com/ory/fosite/handler/openid"
 
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // idTokenStrategy makes ID tokens. It replaces fosite's, which leaks rat, takes the nonce from
@@ -21,6 +22,7 @@ type idTokenStrategy struct {
 	issuer string
 	keys   *keyRing
 	now    func() time.Time
+	users  storage.Users
 }
 
 var _ openid.OpenIDConnectTokenStrategy = (*idTokenStrategy)(nil)
@@ -48,7 +50,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 		return "", errors.New("provider: an ID token needs a subject")
 	}
 	now := s.now()
-	payload, err := json.Marshal(idTokenClaims{
+	claims := idTokenClaims{
 		Issuer:          s.issuer,
 		Subject:         sess.facts.Subject,
 		Audience:        req.GetClient().GetID(),
@@ -61,11 +63,30 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 		SessionID:       sess.facts.SessionID,
 		AccessTokenHash: sess.claims.AccessTokenHash,
 		ID:              rand.Text(),
-	})
+	}
+	payload, err := s.encode(ctx, claims, sess.facts.IDTokenClaims)
 	if err != nil {
 		return "", fmt.Errorf("provider: encode ID token: %w", err)
 	}
-	return s.keys.sign(ctx, signingAlg(req.GetClient()), payload)
+	return s.keys.sign(ctx, signingAlg(req.GetClient()), typIDToken, payload)
+}
+
+// encode adds the claims of the person that were asked for by name (OpenID Connect Core §5.5),
+// as they are known now; those of the token itself are never theirs to say.
+func (s *idTokenStrategy) encode(ctx context.Context, claims idTokenClaims, names []string) ([]byte, error) {
+	payload, err := json.Marshal(claims)
+	if err != nil || len(names) == 0 {
+		return payload, err
+	}
+	user, err := s.users.User(ctx, claims.Subject)
+	if err != nil {
+		return nil, err
+	}
+	members := claimsOf(user, nil, names)
+	if err := json.Unmarshal(payload, &members); err != nil {
+		return nil, err
+	}
+	return json.Marshal(members)
 }
 
 // signingAlg is the client's choice; ES256 costs a tenth of RS256.
@@ -76,16 +97,28 @@ func signingAlg(client fosite.Client) jose.SignatureAlgorithm {
 	return jose.ES256
 }
 
-// hintSubject returns the subject of an ID token we made, however old (OpenID Connect Core
-// §3.1.2.1); empty when the token is none of ours.
-func (s *idTokenStrategy) hintSubject(token string) string {
+// hint returns the claims of an ID token we made, however old and by whatever key (OpenID
+// Connect Core §3.1.2.1); nil when the token is none.
+func (s *idTokenStrategy) hint(token string) *idTokenClaims {
 	payload, err := s.keys.verify(token)
 	if err != nil {
-		return ""
+		return nil
 	}
-	var claims idTokenClaims
-	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer {
-		return ""
+	var claims struct {
+		idTokenClaims
+		// A logout token is ours too, but proves no sign-in.
+		Events json.RawMessage `json:"events"`
 	}
-	return claims.Subject
+	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer || claims.Subject == "" || claims.Events != nil {
+		return nil
+	}
+	return &claims.idTokenClaims
+}
+
+// hintSubject returns the subject of an ID token we made; empty when the token is none.
+func (s *idTokenStrategy) hintSubject(token string) string {
+	if claims := s.hint(token); claims != nil {
+		return claims.Subject
+	}
+	return ""
 }

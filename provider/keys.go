@@ -3,10 +3,6 @@ package provider
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
@@ -22,19 +18,28 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// keyRing holds the server keys and the signing keys. The RSA key takes a second to make, so
+// keyRing holds the server keys and the signing keys; keyrotation.go renews the latter,
+// keyseal.go encrypts both at rest. The first RSA key takes a second to make, so
 // it is made beside the start; until it is there an RS256 client's ID token waits for it. If
 // that failed, the next such ID token has it tried again.
 type keyRing struct {
-	store  storage.Keys
-	now    func() time.Time
-	logger *slog.Logger
-	server []storage.Key
+	store    storage.Keys
+	now      func() time.Time
+	logger   *slog.Logger
+	seal     *keySeal
+	schedule keySchedule
+	server   []storage.Key
 
-	mu      sync.RWMutex
+	mu sync.RWMutex
+	// signing is in the order in which the keys sign.
 	signing []signingKey
 
+	// tending is held by the one who rotates.
+	tending sync.Mutex
+
 	making sync.Mutex
+	// tended is when tendSoon last began.
+	tended time.Time
 	// made is closed when the try under way to make the RSA key is over; nil when none is.
 	made   chan struct{}
 	closed bool
@@ -42,20 +47,38 @@ type keyRing struct {
 }
 
 type signingKey struct {
-	alg    jose.SignatureAlgorithm
-	public jose.JSONWebKey
-	signer jose.Signer
+	alg        jose.SignatureAlgorithm
+	activeFrom time.Time
+	public     jose.JSONWebKey
+	// signers are by the typ of what they sign.
+	signers map[string]jose.Signer
 }
 
-// openKeys loads the keys and makes the missing ones.
+// What a key signs, by the typ of its header: it keeps one from passing for the other.
+const (
+	typIDToken = "JWT"
+	typLogout  = "logout+jwt"
+)
+
+// openKeys loads the keys, seals those that are in the clear and makes the missing ones.
 func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
-	ring := &keyRing{store: c.Store, now: c.Now, logger: c.Logger}
+	seal, err := newKeySeal(c.KeySeal)
+	if err != nil {
+		return nil, err
+	}
+	ring := &keyRing{
+		store: c.Store, now: c.Now, logger: c.Logger, seal: seal,
+		schedule: keySchedule{rotate: c.KeyRotation, ahead: c.KeyPublishAhead, keep: c.IDTokenLifetime + c.KeyRetention},
+	}
+	if seal == nil {
+		c.Logger.InfoContext(ctx, "keys are kept in the clear; Config.KeySeal seals them")
+	}
 	keys, err := c.Store.Keys(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("provider: load keys: %w", err)
 	}
 	for _, k := range keys {
-		if err := ring.add(*k); err != nil {
+		if err := ring.load(*k); err != nil {
 			return nil, err
 		}
 	}
@@ -65,18 +88,54 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 		}
 	}
 	if !ring.has(jose.ES256) {
-		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, fmt.Errorf("provider: make ES256 key: %w", err)
-		}
-		if err := ring.keep(ctx, private, jose.ES256); err != nil {
+		if err := ring.makeNext(ctx, jose.ES256, ring.now()); err != nil {
 			return nil, err
 		}
+	}
+	if err := ring.sealAll(ctx, keys); err != nil {
+		return nil, err
 	}
 	if !ring.has(jose.RS256) {
 		ring.makeRSA(ctx)
 	}
 	return ring, nil
+}
+
+// sealAll seals what was stored before there was a seal. What has lain in the clear may be in
+// a backup or in a free page of the database: only a rotation makes up for that.
+func (r *keyRing) sealAll(ctx context.Context, keys []*storage.Key) error {
+	if r.seal == nil {
+		return nil
+	}
+	for _, k := range keys {
+		if k.SealedBy != "" {
+			continue
+		}
+		sealed := r.seal.seal(*k)
+		if err := r.store.ReplaceKey(ctx, &sealed); err != nil {
+			return fmt.Errorf("provider: seal key %q: %w", k.ID, err)
+		}
+		r.logger.WarnContext(ctx, "a key that was kept in the clear is sealed now; older backups still have it", "key_id", k.ID)
+	}
+	return nil
+}
+
+// put stores a new key, sealed when there is a seal.
+func (r *keyRing) put(ctx context.Context, k storage.Key) error {
+	sealed := r.seal.seal(k)
+	if err := r.store.PutKey(ctx, &sealed); err != nil {
+		return fmt.Errorf("provider: store key: %w", err)
+	}
+	return r.add(k)
+}
+
+// load adds a key as it is stored.
+func (r *keyRing) load(stored storage.Key) error {
+	k, err := r.seal.open(stored)
+	if err != nil {
+		return err
+	}
+	return r.add(k)
 }
 
 func (r *keyRing) makeServerKey(ctx context.Context, random io.Reader) error {
@@ -85,10 +144,7 @@ func (r *keyRing) makeServerKey(ctx context.Context, random io.Reader) error {
 		return fmt.Errorf("provider: random bytes: %w", err)
 	}
 	k := storage.Key{ID: "s-" + base64.RawURLEncoding.EncodeToString(raw[32:]), Use: storage.KeyServer, Secret: raw[:32], CreatedAt: r.now()}
-	if err := r.store.PutKey(ctx, &k); err != nil {
-		return fmt.Errorf("provider: store server key: %w", err)
-	}
-	return r.add(k)
+	return r.put(ctx, k)
 }
 
 // makeRSA makes the RS256 key beside what goes on, unless a try is under way already, and
@@ -106,12 +162,9 @@ func (r *keyRing) makeRSA(ctx context.Context) <-chan struct{} {
 	}
 	made := make(chan struct{})
 	r.made = made
-	ctx = context.WithoutCancel(ctx)
+	ctx = detached(ctx)
 	r.done.Go(func() {
-		private, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err == nil {
-			err = r.keep(ctx, private, jose.RS256)
-		}
+		err := r.makeNext(ctx, jose.RS256, r.now())
 		if err != nil {
 			r.logger.ErrorContext(ctx, "the RS256 key was not made", "error", err)
 		}
@@ -123,7 +176,8 @@ func (r *keyRing) makeRSA(ctx context.Context) <-chan struct{} {
 	return made
 }
 
-func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.SignatureAlgorithm) error {
+// keep stores a key that signs from then on.
+func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.SignatureAlgorithm, from time.Time) error {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return fmt.Errorf("provider: encode %s key: %w", alg, err)
@@ -133,11 +187,10 @@ func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.Sign
 	if err != nil {
 		return fmt.Errorf("provider: thumbprint: %w", err)
 	}
-	k := storage.Key{ID: base64.RawURLEncoding.EncodeToString(sum), Use: storage.KeySigning, Algorithm: string(alg), Secret: der, CreatedAt: r.now()}
-	if err := r.store.PutKey(ctx, &k); err != nil {
-		return fmt.Errorf("provider: store %s key: %w", alg, err)
-	}
-	return r.add(k)
+	return r.put(ctx, storage.Key{
+		ID: base64.RawURLEncoding.EncodeToString(sum), Use: storage.KeySigning, Algorithm: string(alg), Secret: der,
+		CreatedAt: r.now(), ActiveFrom: from,
+	})
 }
 
 func (r *keyRing) add(k storage.Key) error {
@@ -154,37 +207,27 @@ func (r *keyRing) add(k storage.Key) error {
 		return fmt.Errorf("provider: key %q cannot sign", k.ID)
 	}
 	alg := jose.SignatureAlgorithm(k.Algorithm)
-	options := (&jose.SignerOptions{}).WithType("JWT")
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
-	if err != nil {
-		return fmt.Errorf("provider: signer of key %q: %w", k.ID, err)
+	signers := make(map[string]jose.Signer)
+	for _, typ := range []string{typIDToken, typLogout} {
+		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
+		signers[typ], err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
+		if err != nil {
+			return fmt.Errorf("provider: signer of key %q: %w", k.ID, err)
+		}
 	}
 	public := jose.JSONWebKey{Key: holder.Public(), KeyID: k.ID, Algorithm: k.Algorithm, Use: "sig"}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.signing = append(r.signing, signingKey{alg: alg, public: public, signer: signer})
+	made := signingKey{alg: alg, activeFrom: k.ActiveSince(), public: public, signers: signers}
+	at, _ := slices.BinarySearchFunc(r.signing, made, compareKeys)
+	r.signing = slices.Insert(r.signing, at, made)
 	return nil
 }
 
-func (r *keyRing) has(alg jose.SignatureAlgorithm) bool {
-	_, ok := r.find(alg)
-	return ok
-}
-
-// find returns the newest key of an algorithm.
-func (r *keyRing) find(alg jose.SignatureAlgorithm) (signingKey, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, k := range slices.Backward(r.signing) {
-		if k.alg == alg {
-			return k, true
-		}
-	}
-	return signingKey{}, false
-}
+func (r *keyRing) has(alg jose.SignatureAlgorithm) bool { return len(r.of(alg)) > 0 }
 
 // sign returns the compact JWS of payload, waiting for the RSA key when that is asked for.
-func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, payload []byte) (string, error) {
+func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, typ string, payload []byte) (string, error) {
 	if alg == jose.RS256 && !r.has(alg) {
 		select {
 		case <-r.makeRSA(ctx):
@@ -192,11 +235,12 @@ func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, payload
 			return "", ctx.Err()
 		}
 	}
-	k, ok := r.find(alg)
+	r.tendSoon(ctx)
+	k, ok := r.current(alg, r.now())
 	if !ok {
 		return "", fmt.Errorf("provider: no %s key", alg)
 	}
-	jws, err := k.signer.Sign(payload)
+	jws, err := k.signers[typ].Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("provider: sign: %w", err)
 	}
@@ -218,13 +262,15 @@ func (r *keyRing) verify(compact string) ([]byte, error) {
 	return nil, jose.ErrCryptoFailure
 }
 
-// publicKeys returns the JWK set, newest first.
+// publicKeys returns the JWK set, newest first: what will sign, what signs, and what signed
+// and can still be asked about.
 func (r *keyRing) publicKeys() *jose.JSONWebKeySet {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	set := &jose.JSONWebKeySet{Keys: make([]jose.JSONWebKey, 0, len(r.signing))}
-	for _, k := range slices.Backward(r.signing) {
-		set.Keys = append(set.Keys, k.public)
+	now := r.now()
+	set := &jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, k := range slices.Backward(r.all()) {
+		if r.verifies(k, now) {
+			set.Keys = append(set.Keys, k.public)
+		}
 	}
 	return set
 }

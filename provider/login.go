@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -16,7 +17,9 @@ type signInView struct {
 	Action, CSRF, Next   string
 	Login, Notice, Fault string
 	Client               string
-	client               *authorizeRequest
+	// QR is the code beside the form; nil shows none.
+	QR     *flowView
+	client *authorizeRequest
 }
 
 // signInPage shows the form. The token seals Next, so the form cannot be turned into an open
@@ -32,8 +35,16 @@ func (p *Provider) signInPage(w http.ResponseWriter, r *http.Request, b *browser
 	if v.client != nil {
 		v.Client = clientName(v.client)
 		targets = append(targets, redirectOrigin(v.client.redirect))
+		if v.QR, err = p.flowPart(w, r, b, v.client, v.Next); err != nil {
+			p.errorPage(w, r, err)
+			return
+		}
 	}
-	p.render(w, r, http.StatusOK, "signin", v, targets...)
+	if v.QR == nil {
+		p.render(w, r, http.StatusOK, "signin", v, targets...)
+		return
+	}
+	p.renderUnder(w, r, http.StatusOK, "signin", v, signInPolicy+strings.Join(append([]string{""}, targets...), " "))
 }
 
 func clientName(req *authorizeRequest) string {
@@ -74,6 +85,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 	case parseErr != nil:
 		p.refuseAuthorize(w, r, req, parseErr)
 	default:
+		p.leaveFlow(w, r, req)
 		p.proceed(w, r, req, b, true)
 	}
 }

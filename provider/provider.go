@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -18,19 +19,21 @@ const sweepBatch = 500
 
 // Provider is an OAuth 2.0 and OpenID provider as an http.Handler.
 type Provider struct {
-	config   Config
-	issuer   *url.URL
-	router   *mux.Router
-	allow    map[string][]string
-	keys     *keyRing
-	idTokens *idTokenStrategy
-	tokens   *fositestore.Store
-	oauth    fosite.OAuth2Provider
-	qr       *qr.Server
-	pages    *pages
-	guard    *signInGuard
-	origins  *http.CrossOriginProtection
-	metadata metadataDocuments
+	config      Config
+	issuer      *url.URL
+	router      *mux.Router
+	cors        *cors
+	allow       map[string][]string
+	keys        *keyRing
+	idTokens    *idTokenStrategy
+	tokens      *fositestore.Store
+	oauth       fosite.OAuth2Provider
+	qr          *qr.Server
+	pages       *pages
+	guard       *signInGuard
+	origins     *http.CrossOriginProtection
+	backchannel *backchannel
+	metadata    metadataDocuments
 }
 
 var _ http.Handler = (*Provider)(nil)
@@ -56,8 +59,9 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if p.keys, err = openKeys(ctx, &c); err != nil {
 		return nil, err
 	}
-	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now}
+	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
 	p.tokens = newTokens(&c)
+	p.backchannel = newBackchannel(&c, p.keys)
 	if err := p.wire(); err != nil {
 		p.keys.close()
 		return nil, err
@@ -73,16 +77,23 @@ func (p *Provider) wire() error {
 		return fmt.Errorf("provider: %w", err)
 	}
 	p.routes()
+	p.cors = p.newCORS()
 	p.oauth = p.composeFosite()
 	return p.describe()
 }
 
 // ServeHTTP serves every route under the issuer's path.
-func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.router.ServeHTTP(w, r) }
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.cors.serve(w, r, p.router) }
 
-// Sweep removes what has expired; call it from time to time. It returns when nothing more is
-// due or ctx ends.
+// Sweep removes what has expired and rotates the signing keys; call it from time to time. It
+// returns when nothing more is due or ctx ends.
 func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
+	rotated := p.keys.tend(ctx)
+	removed, err = p.sweepStore(ctx)
+	return removed, errors.Join(rotated, err)
+}
+
+func (p *Provider) sweepStore(ctx context.Context) (removed int, err error) {
 	for {
 		n, more, err := p.config.Store.Sweep(ctx, p.config.Now(), sweepBatch)
 		removed += n
@@ -99,6 +110,7 @@ func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
 // caller's to close, afterwards.
 func (p *Provider) Close() error {
 	err := p.qr.Close()
+	p.backchannel.close()
 	p.keys.close()
 	return err
 }

@@ -15,34 +15,64 @@ import (
 
 // pages are the parsed templates by name.
 type pages struct {
-	byName map[string]*template.Template
-	style  []byte
+	// byLanguage holds every page by the language and its name.
+	byLanguage map[string]map[string]*template.Template
+	texts      map[string]texts
+	style      []byte
+	submit     []byte
+	signIn     []byte
 }
 
 // loadPages parses every page at the start, so that a broken override is a start fault and
 // never a broken sign-in.
 func loadPages(override fs.FS) (*pages, error) {
-	p := &pages{byName: make(map[string]*template.Template)}
+	p := &pages{byLanguage: make(map[string]map[string]*template.Template)}
+	texts, err := loadTexts(override)
+	if err != nil {
+		return nil, err
+	}
+	p.texts = texts
+	for language, texts := range texts {
+		if p.byLanguage[language], err = loadTemplates(override, texts); err != nil {
+			return nil, err
+		}
+	}
+	if p.style, err = templateFile(override, "style.css"); err != nil {
+		return nil, err
+	}
+	if p.submit, err = templateFile(override, "submit.js"); err != nil {
+		return nil, err
+	}
+	p.signIn, err = templateFile(override, "signin.js")
+	return p, err
+}
+
+// loadTemplates parses every page with the texts of one language.
+func loadTemplates(override fs.FS, texts texts) (map[string]*template.Template, error) {
 	layout, err := templateFile(override, "layout.html")
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q"} {
+	code, err := templateFile(override, "qr.html")
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]*template.Template)
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout", "qrframe"} {
 		body, err := templateFile(override, name+".html")
 		if err != nil {
 			return nil, err
 		}
-		t, err := template.New(name).Parse(string(layout))
+		t, err := template.New(name).Funcs(template.FuncMap{"t": texts.text}).Parse(string(layout) + string(code))
 		if err == nil {
 			t, err = t.Parse(string(body))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("provider: template %s: %w", name, err)
 		}
-		p.byName[name] = t
+		byName[name] = t
 	}
-	p.style, err = templateFile(override, "style.css")
-	return p, err
+	return byName, nil
 }
 
 func templateFile(override fs.FS, name string) ([]byte, error) {
@@ -58,29 +88,47 @@ func templateFile(override fs.FS, name string) ([]byte, error) {
 // render writes a page. formTargets are the origins a form on it may end up at beside our own:
 // browsers apply form-action to the redirect that follows a submission too.
 func (p *Provider) render(w http.ResponseWriter, r *http.Request, status int, name string, data any, formTargets ...string) {
+	policy := pagePolicy + "; form-action " + strings.Join(append([]string{"'self'"}, formTargets...), " ")
+	p.renderUnder(w, r, status, name, data, policy)
+}
+
+// renderUnder writes a page under a content security policy of its own.
+func (p *Provider) renderUnder(w http.ResponseWriter, r *http.Request, status int, name string, data any, policy string) {
 	var body bytes.Buffer
 	view := struct {
 		Style, Issuer string
 		Data          any
 	}{p.pathOf(routeStyle), p.config.Issuer, data}
-	if err := p.pages.byName[name].ExecuteTemplate(&body, "layout", view); err != nil {
+	if err := p.pages.byLanguage[language(r)][name].ExecuteTemplate(&body, "layout", view); err != nil {
 		p.config.Logger.ErrorContext(r.Context(), "template failed", "page", name, "error", err)
 		http.Error(w, "The page could not be shown.", http.StatusInternalServerError)
 		return
 	}
-	secureHeaders(w, formTargets)
+	secureHeaders(w, policy)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes())
 }
 
-// secureHeaders: nothing is loaded but our style sheet, nobody frames a page that asks for a
-// password or an approval, and no address with a code in it leaves as a referrer.
-func secureHeaders(w http.ResponseWriter, formTargets []string) {
+// The content security policy of a page and what a page with a script adds; form-action
+// stands apart. Nothing is loaded but our own files.
+const (
+	pagePolicy   = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
+	scriptPolicy = "; script-src 'self'"
+	// signInPolicy is that of the page with the QR code, framedPolicy that of the frame on it.
+	signInPolicy = pagePolicy + scriptPolicy + "; connect-src 'self'; frame-src 'self'; form-action 'self'"
+	framedPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'self'"
+)
+
+// secureHeaders: nobody frames a page that asks for a password or an approval, and no address
+// with a code in it leaves as a referrer.
+func secureHeaders(w http.ResponseWriter, policy string) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action "+
-		strings.Join(append([]string{"'self'"}, formTargets...), " "))
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Frame-Options", "DENY")
+	if strings.HasPrefix(policy, framedPolicy) {
+		h.Set("X-Frame-Options", "SAMEORIGIN")
+	}
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")

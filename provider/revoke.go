@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
@@ -63,10 +64,22 @@ func (p *Provider) endSignIn(ctx context.Context, requestID, sid string) error {
 	}
 	if sid != "" {
 		_, err := p.config.Store.RevokeTokens(ctx, storage.TokenFilter{SessionID: sid}, now)
-		errs = append(errs, err)
-		if err := p.config.Store.EndSession(ctx, sid, now); !errors.Is(err, storage.ErrNotFound) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, err, p.endSession(ctx, sid, now))
 	}
 	return errors.Join(errs...)
+}
+
+// endSession ends a sign-in and tells its clients; one that is unknown or ended is no error.
+func (p *Provider) endSession(ctx context.Context, sid string, now time.Time) error {
+	s, err := p.config.Store.Session(ctx, sid)
+	if err == nil {
+		err = p.config.Store.EndSession(ctx, sid, now)
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err == nil && s.EndedAt.IsZero() {
+		p.backchannel.announce(ctx, s)
+	}
+	return err
 }

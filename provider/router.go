@@ -32,6 +32,15 @@ const (
 	routeHealth        = "healthz"
 	routeReady         = "readyz"
 	routeStyle         = "style"
+	routeSignInScript  = "signin_script"
+	routeQRState       = "login_qr_state"
+	routeQRPNG         = "login_qr_png"
+	routeQRSVG         = "login_qr_svg"
+	routeQRFrame       = "login_qr"
+	routeQRContinue    = "login_qr_continue"
+	routeQRNotMe       = "login_qr_not_me"
+	routeQRNew         = "login_qr_new"
+	routeSubmit        = "submit"
 )
 
 type route struct {
@@ -55,17 +64,26 @@ func (p *Provider) table() []route {
 		{routeRevoke, "POST", "/revoke", p.revoke},
 		{routeAuthorize, "GET POST", "/authorize", p.authorize},
 		{routeLogin, "POST", "/login", p.page(p.login)},
+		{routeQRState, "GET", "/login/qr/state", p.qrState},
+		{routeQRSVG, "GET", "/login/qr.svg", p.qrSVG},
+		{routeQRPNG, "GET", "/login/qr.png", p.qrPNG},
+		{routeQRFrame, "GET", "/login/qr", p.qrFrame},
+		{routeQRContinue, "POST", "/login/qr/continue", p.page(p.qrContinue)},
+		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
+		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
 		{routeDevice, "GET POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
-		{routeLogout, "POST", "/logout", p.page(p.logout)},
+		{routeLogout, "GET POST", "/logout", p.logout},
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
 		{routeQRConfig, "GET HEAD", "/.well-known/qr-configuration", p.qr.Configuration},
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
+		{routeSignInScript, "GET HEAD", "/static/signin.js", p.signInScript},
 		{routeStyle, "GET HEAD", "/static/style.css", p.style},
+		{routeSubmit, "GET HEAD", "/static/submit.js", p.submitScript},
 	}
 }
 
@@ -126,8 +144,17 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 
 // style serves the one style sheet; an override of the templates is honoured.
 func (p *Provider) style(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	writeStatic(w, "text/css; charset=utf-8", p.pages.style)
+}
+
+// submitScript serves the script that sends the only form of a page.
+func (p *Provider) submitScript(w http.ResponseWriter, _ *http.Request) {
+	writeStatic(w, "text/javascript; charset=utf-8", p.pages.submit)
+}
+
+func writeStatic(w http.ResponseWriter, media string, body []byte) {
+	w.Header().Set("Content-Type", media)
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(p.pages.style)
+	_, _ = w.Write(body)
 }

@@ -47,6 +47,8 @@ func (s *session) Clone() fosite.Session {
 	c := &session{facts: s.facts}
 	c.facts.AMR = slices.Clone(s.facts.AMR)
 	c.facts.RefreshScopes = slices.Clone(s.facts.RefreshScopes)
+	c.facts.UserinfoClaims = slices.Clone(s.facts.UserinfoClaims)
+	c.facts.IDTokenClaims = slices.Clone(s.facts.IDTokenClaims)
 	return c
 }
 

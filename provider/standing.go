@@ -61,6 +61,10 @@ func (p *Provider) activeToken(ctx context.Context, token string) (*fositestore.
 	if err != nil {
 		return nil, fositestore.Client{}, err
 	}
+	// Script must be able to read that its token has expired.
+	if err := p.answerReadableFor(ctx, g.ClientID); err != nil {
+		return nil, fositestore.Client{}, err
+	}
 	inactive := fmt.Errorf("provider: token is not active: %w", storage.ErrNotFound)
 	if !g.Active || !p.config.Now().Before(g.ExpiresAt) {
 		return nil, fositestore.Client{}, inactive
@@ -79,5 +83,23 @@ func (p *Provider) activeToken(ctx context.Context, token string) (*fositestore.
 	if !ok {
 		return nil, fositestore.Client{}, inactive
 	}
+	if err := p.arrived(ctx, g); err != nil {
+		return nil, fositestore.Client{}, err
+	}
 	return g, client, nil
+}
+
+// arrived records the first use of an access token while its refresh token could still come
+// back and say that it never arrived. That is one write in the life of a refreshed token, and
+// none for one that is first used after storage.LostAnswerWindow.
+func (p *Provider) arrived(ctx context.Context, g *fositestore.Grant) error {
+	now := p.config.Now()
+	if g.Kind != storage.TokenAccess || !g.WatchedAt(now) {
+		return nil
+	}
+	err := p.config.Store.UpdateToken(ctx, g.Kind, g.Signature, func(t *storage.Token) error { return t.Arrive(now) })
+	if errors.Is(err, storage.ErrConflict) {
+		return fmt.Errorf("provider: token was replaced: %w", storage.ErrNotFound)
+	}
+	return err
 }

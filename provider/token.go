@@ -120,6 +120,7 @@ func checkGrant(client fositestore.Client, grant string) error {
 // commit, so of N racing requests exactly one gets tokens.
 func (p *Provider) issue(ctx context.Context, r *http.Request, values url.Values) (fosite.AccessResponder, error) {
 	var family string
+	var reissue bool
 	var answer fosite.AccessResponder
 	err := p.config.Store.Tx(ctx, func(ctx context.Context) error {
 		req, err := p.oauth.NewAccessRequest(ctx, r, &session{})
@@ -127,6 +128,9 @@ func (p *Provider) issue(ctx context.Context, r *http.Request, values url.Values
 			return err
 		}
 		family = req.GetID()
+		if sess, ok := req.GetSession().(*session); ok {
+			reissue = sess.facts.Reissue()
+		}
 		if err := p.admit(ctx, req, values); err != nil {
 			return err
 		}
@@ -134,16 +138,17 @@ func (p *Provider) issue(ctx context.Context, r *http.Request, values url.Values
 		return err
 	})
 	if err != nil {
-		return nil, p.afterLoss(ctx, values.Get("grant_type"), family, err)
+		return nil, p.afterLoss(ctx, values.Get("grant_type") == grantCode || reissue, family, err)
 	}
 	return answer, nil
 }
 
-// afterLoss revokes the family of a code that two requests redeemed at once: one of them is a
-// thief (RFC 6749 §10.5). A refresh token sent twice at once is a client with two tabs.
-func (p *Provider) afterLoss(ctx context.Context, grant, family string, err error) error {
+// afterLoss revokes the family of a code that two requests redeemed at once, and of a used
+// refresh token whose successor was used or asked for while it was replaced: one of the two is
+// a thief (RFC 6749 §10.5). A refresh token first sent twice at once is a client with two tabs.
+func (p *Provider) afterLoss(ctx context.Context, theft bool, family string, err error) error {
 	lost := errors.Is(err, storage.ErrConflict) || errors.Is(err, fosite.ErrInvalidatedAuthorizeCode)
-	if grant != grantCode || family == "" || !lost {
+	if !theft || family == "" || !lost {
 		return err
 	}
 	if rerr := p.tokens.RevokeAccessToken(context.WithoutCancel(ctx), family); rerr != nil {

@@ -10,33 +10,6 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// scopeClaims are the claims each scope asks for (OpenID Connect Core §5.4).
-func scopeClaims(scope string) []string {
-	switch scope {
-	case "profile":
-		return []string{
-			"name", "family_name", "given_name", "middle_name", "nickname", "preferred_username", "profile",
-			"picture", "website", "gender", "birthdate", "zoneinfo", "locale", "updated_at",
-		}
-	case "email":
-		return []string{"email", "email_verified"}
-	case "address":
-		return []string{"address"}
-	case "phone":
-		return []string{"phone_number", "phone_number_verified"}
-	}
-	return nil
-}
-
-// supportedClaims are those of the ID token, then those of the scopes.
-func supportedClaims() []string {
-	claims := []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "sid", "at_hash", "jti"}
-	for _, scope := range []string{"profile", "email", "address", "phone"} {
-		claims = append(claims, scopeClaims(scope)...)
-	}
-	return claims
-}
-
 // userinfo is GET and POST /userinfo (OpenID Connect Core §5.3).
 func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 	token, err := bearerToken(w, r)
@@ -60,21 +33,7 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 		p.writeBearerError(w, r, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, claimsOf(user, grant.Scopes))
-}
-
-// claimsOf selects a person's claims by scope; sub is ours, whatever the record says.
-func claimsOf(user *storage.User, scopes []string) map[string]any {
-	claims := make(map[string]any)
-	for _, scope := range scopes {
-		for _, name := range scopeClaims(scope) {
-			if v, ok := user.Claims[name]; ok {
-				claims[name] = v
-			}
-		}
-	}
-	claims["sub"] = user.Subject
-	return claims
+	writeJSON(w, http.StatusOK, claimsOf(user, grant.Scopes, grant.Facts.UserinfoClaims))
 }
 
 // bearerError is an error answer of a protected resource (RFC 6750 §3.1).

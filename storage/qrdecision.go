@@ -84,9 +84,14 @@ func (s *QRSession) Scan(now time.Time, scan QRScan) QRScanOutcome {
 }
 
 // tooOld reports whether a sign-in on the phone is older than max_age allows. One made since
-// the opening always serves, or max_age=0 could never be met; it is known to the second.
+// the opening always serves, or max_age=0 could never be met; it is known to the second. At the
+// hosted door it is the authorization request that counts: a renewed QR code asks nothing new.
 func (s *QRSession) tooOld(now, authTime time.Time) bool {
-	return now.Sub(authTime) > time.Duration(*s.MaxAge)*time.Second && authTime.Before(s.OpenedAt.Truncate(time.Second))
+	asked := s.OpenedAt
+	if s.Hosted != nil && s.Hosted.RequestedAt.Before(asked) {
+		asked = s.Hosted.RequestedAt
+	}
+	return now.Sub(authTime) > time.Duration(*s.MaxAge)*time.Second && authTime.Before(asked.Truncate(time.Second))
 }
 
 func (s *QRSession) rescan(state QRState, scan QRScan) QRScanOutcome {

@@ -10,25 +10,43 @@ import (
 	"time"
 )
 
-// QRProof is what a consumption device proves at the token endpoint.
+// QRProof is what a consumption device proves when it fetches the result: at the token endpoint
+// a verifier and a key, at the sign-in page its cookie.
 type QRProof struct {
 	// Verifier is the code_verifier as sent; empty when absent.
 	Verifier string
 	// JKT is the thumbprint of the DPoP proof's key; empty without a proof.
 	JKT string
+	// CookieHash is SHA-256 of the cookie's secret; nil without one.
+	CookieHash *[32]byte
 }
 
-// Bound reports whether the opening bound the session to a verifier or a key.
-func (s *QRSession) Bound() bool { return s.Challenge != "" || s.JKT != "" }
+// Bound reports whether the opening bound the session to a verifier, a key or a cookie.
+func (s *QRSession) Bound() bool { return s.Challenge != "" || s.JKT != "" || s.Hosted != nil }
 
 // Proves reports whether p is what the opening bound: a missing, wrong or unexpected
-// verifier or key does not. The comparison takes constant time.
+// verifier, key or cookie does not. The comparison takes constant time.
 func (s *QRSession) Proves(p QRProof) bool {
+	if s.Hosted != nil {
+		return p.Verifier == "" && p.JKT == "" && s.OpenedBy(p.CookieHash)
+	}
+	if p.CookieHash != nil {
+		return false
+	}
 	if (s.Challenge == "") != (p.Verifier == "") || (s.JKT == "") != (p.JKT == "") {
 		return false
 	}
 	ok := subtle.ConstantTimeCompare([]byte(s.JKT), []byte(p.JKT))
 	return ok == 1 && (s.Challenge == "" || VerifierMatches(s.Challenge, p.Verifier))
+}
+
+// OpenedBy reports whether the cookie is the one the session was opened for. No cookie opens
+// a session of the direct door. The comparison takes constant time.
+func (s *QRSession) OpenedBy(cookieHash *[32]byte) bool {
+	if s.Hosted == nil || cookieHash == nil {
+		return false
+	}
+	return subtle.ConstantTimeCompare(s.Hosted.CookieHash[:], cookieHash[:]) == 1
 }
 
 const (

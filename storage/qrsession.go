@@ -86,6 +86,34 @@ const (
 	QRGrantDevice
 )
 
+// QRDoor says who opened a session, and so how it ends (protocol §1).
+type QRDoor uint8
+
+// The two doors.
+const (
+	// QRDoorDirect: a client opened it, polls the token endpoint and receives tokens.
+	QRDoorDirect QRDoor = iota
+	// QRDoorHosted: the sign-in page opened it for a browser, which holds a cookie in place
+	// of a device_code; the redemption makes a browser session.
+	QRDoorHosted
+)
+
+// QRHosted is what a session of the hosted door knows of its browser and of the authorization
+// request that waits behind the sign-in page.
+type QRHosted struct {
+	// CookieHash is SHA-256 of the cookie's secret; it stands in place of DeviceCodeHash.
+	CookieHash [32]byte `cbor:"1,keyasint"`
+	// Browser is a hash of what tells this browser from others; its opening limits count there.
+	Browser string `cbor:"2,keyasint,omitempty"`
+	// Request is SHA-256 of the authorization request: no other one is answered with it.
+	Request [32]byte `cbor:"3,keyasint"`
+	// RequestedAt is when that request came. A renewed session keeps it.
+	RequestedAt time.Time `cbor:"4,keyasint"`
+	// RelyingParty and Origin are the asking client's name and the origin of its redirect.
+	RelyingParty string `cbor:"5,keyasint,omitempty"`
+	Origin       string `cbor:"6,keyasint,omitempty"`
+}
+
 // QRState is where a session stands.
 type QRState uint8
 
@@ -129,7 +157,7 @@ const (
 )
 
 // QRSession is one attempt of a consumption device to sign in. Its fields are set by
-// CreateQRSession's caller up to Interval; from there on only the methods change them.
+// CreateQRSession's caller up to Hosted; from there on only the methods change them.
 type QRSession struct {
 	ID QRID `cbor:"1,keyasint"`
 	// Version counts every stored change from 1; it is qr_seq on the wire.
@@ -172,6 +200,9 @@ type QRSession struct {
 	TypeUserCode bool `cbor:"26,keyasint,omitempty"`
 	// Interval is the current polling interval.
 	Interval time.Duration `cbor:"27,keyasint"`
+	// Door is the direct one when zero; Hosted belongs to the hosted one.
+	Door   QRDoor    `cbor:"28,keyasint,omitempty"`
+	Hosted *QRHosted `cbor:"29,keyasint,omitempty"`
 
 	// BindingFailures counts redemption attempts without the right verifier or key.
 	BindingFailures uint8        `cbor:"30,keyasint,omitempty"`
@@ -363,6 +394,10 @@ func (s *QRSession) Clone() *QRSession {
 	if s.MaxAge != nil {
 		age := *s.MaxAge
 		c.MaxAge = &age
+	}
+	if s.Hosted != nil {
+		hosted := *s.Hosted
+		c.Hosted = &hosted
 	}
 	if s.Claim != nil {
 		claim := *s.Claim

@@ -28,7 +28,8 @@ type Token struct {
 	Subject string `cbor:"5,keyasint,omitempty"`
 	// SessionID is the sid of the sign-in behind the token; empty when there is none.
 	SessionID string `cbor:"6,keyasint,omitempty"`
-	// Active is false once the token was used (code, refresh) or revoked. UsedAt says when.
+	// Active is false once the token was used (code, refresh) or revoked. UsedAt says when;
+	// of an active access token it says when its first use was recorded, see WatchUntil.
 	Active    bool      `cbor:"7,keyasint,omitempty"`
 	UsedAt    time.Time `cbor:"8,keyasint,omitzero"`
 	ExpiresAt time.Time `cbor:"9,keyasint"`
@@ -37,6 +38,10 @@ type Token struct {
 	KeepUntil time.Time `cbor:"10,keyasint,omitzero"`
 	// Data is the adapter's own versioned record (scopes, claims, code challenge).
 	Data []byte `cbor:"11,keyasint,omitempty"`
+	// Succession is what a used refresh token was rotated into; nil before.
+	Succession *Succession `cbor:"12,keyasint,omitempty"`
+	// WatchUntil is until when the first use of an access token is recorded; zero: never.
+	WatchUntil time.Time `cbor:"13,keyasint,omitzero"`
 }
 
 // TokenFilter selects tokens for RevokeTokens: those that match every non-empty field. A
@@ -73,6 +78,15 @@ type Client struct {
 	SharedAudiences []string `cbor:"11,keyasint,omitempty"`
 	QR              QRPolicy `cbor:"12,keyasint,omitempty"`
 	Disabled        bool     `cbor:"13,keyasint,omitempty"`
+	// PostLogoutRedirectURIs is where a sign-out the client asked for may lead back to
+	// (OpenID Connect RP-Initiated Logout 1.0 §3.1), matched character by character.
+	PostLogoutRedirectURIs []string `cbor:"14,keyasint,omitempty"`
+	// BackchannelLogoutURI gets a logout token when a sign-in the client took part in ends
+	// (OpenID Connect Back-Channel Logout 1.0 §2.2); empty means never.
+	BackchannelLogoutURI string `cbor:"15,keyasint,omitempty"`
+	// BackchannelLogoutSessionRequired says that the client needs the sid in it. It is in
+	// every logout token.
+	BackchannelLogoutSessionRequired bool `cbor:"16,keyasint,omitempty"`
 }
 
 // Public reports whether the client has no secret.
@@ -131,11 +145,24 @@ type Session struct {
 	EndedAt time.Time `cbor:"14,keyasint,omitzero"`
 	// Address is the network address of the device that a QR-born sign-in signed in.
 	Address string `cbor:"15,keyasint,omitempty"`
+	// Withheld are scopes that the person left out of a QR approval; nothing that comes of the
+	// sign-in is granted them.
+	Withheld []string `cbor:"16,keyasint,omitempty"`
 }
 
 // ActiveAt reports whether the session lasts at now.
 func (s *Session) ActiveAt(now time.Time) bool {
 	return s.EndedAt.IsZero() && now.Before(s.ExpiresAt)
+}
+
+// Consent is what a person allowed a client; a request within it need not ask again.
+type Consent struct {
+	Subject  string `cbor:"1,keyasint"`
+	ClientID string `cbor:"2,keyasint"`
+	// Scopes are all that were allowed so far.
+	Scopes []string `cbor:"3,keyasint,omitempty"`
+	// At is when the person last said so.
+	At time.Time `cbor:"4,keyasint"`
 }
 
 // KeyUse tells what a Key is for.
@@ -154,10 +181,24 @@ type Key struct {
 	ID        string `cbor:"1,keyasint"`
 	Use       KeyUse `cbor:"2,keyasint"`
 	Algorithm string `cbor:"3,keyasint,omitempty"`
-	// Secret is kept as it is, not hashed and not sealed: whoever can read the database can
-	// sign ID tokens and make check codes. Drivers keep it from other users of the machine.
+	// Secret is kept as it is unless SealedBy says otherwise: whoever can read the database
+	// can then sign ID tokens and make check codes. Drivers keep it from other users of the
+	// machine.
 	Secret    []byte    `cbor:"4,keyasint" json:"-"`
 	CreatedAt time.Time `cbor:"5,keyasint"`
+	// ActiveFrom is when a signing key begins to sign; until then it is only published. Zero
+	// means CreatedAt.
+	ActiveFrom time.Time `cbor:"6,keyasint,omitzero"`
+	// SealedBy names the key that Secret is encrypted under; empty: it is in the clear.
+	SealedBy string `cbor:"7,keyasint,omitempty"`
+}
+
+// ActiveSince is ActiveFrom, or CreatedAt when that is zero.
+func (k *Key) ActiveSince() time.Time {
+	if k.ActiveFrom.IsZero() {
+		return k.CreatedAt
+	}
+	return k.ActiveFrom
 }
 
 // AuditEvent is one row of the audit trail: ids and hashes, never a secret.

@@ -29,6 +29,8 @@ type Store interface {
 	Clients
 	Users
 	Sessions
+	SessionClients
+	Consents
 	Keys
 	Audit
 
@@ -80,6 +82,12 @@ type Tokens interface {
 	// UseToken makes an active token inactive. Exactly one caller wins; the others get
 	// ErrConflict (inside a unit of work: from Tx).
 	UseToken(ctx context.Context, kind TokenKind, sig TokenSignature, now time.Time) error
+	// UpdateToken runs fn on the current record and stores what fn made of it, as one
+	// compare-and-swap. An error of fn is returned as it is and nothing is stored; inside a
+	// unit of work fn runs when that commits, and Tx returns its error. fn must be pure: it
+	// may run again. It must leave what identifies and dates the token alone: Kind,
+	// Signature, RequestID, SessionID, Subject, ExpiresAt and KeepUntil.
+	UpdateToken(ctx context.Context, kind TokenKind, sig TokenSignature, fn func(*Token) error) error
 	// RevokeTokens makes every token that matches the filter inactive and returns how
 	// many were active. It writes through at once, even inside a unit of work, because
 	// the detection of a replay ends in an error answer and must still be on disk.
@@ -117,12 +125,34 @@ type Sessions interface {
 	EndSession(ctx context.Context, id string, now time.Time) error
 }
 
+// SessionClients keeps which clients took part in a sign-in: those that want to hear of its
+// end. The rows go when the sign-in is swept.
+type SessionClients interface {
+	// AddSessionClient remembers that the client took part; doing so again changes nothing.
+	AddSessionClient(ctx context.Context, sessionID, clientID string) error
+	// SessionClients lists the ids of the clients that took part, in their order.
+	SessionClients(ctx context.Context, sessionID string) ([]string, error)
+}
+
+// Consents keeps what people allowed clients, one record for each person and client.
+type Consents interface {
+	// PutConsent stores or replaces a consent.
+	PutConsent(ctx context.Context, c *Consent) error
+	Consent(ctx context.Context, subject, clientID string) (*Consent, error)
+	// DeleteConsent forgets a consent; one that does not exist is no error.
+	DeleteConsent(ctx context.Context, subject, clientID string) error
+}
+
 // Keys keeps signing keys and server keys.
 type Keys interface {
 	// PutKey stores a new key. ErrConflict: the id is taken.
 	PutKey(ctx context.Context, k *Key) error
 	// Keys lists every key, oldest first.
 	Keys(ctx context.Context) ([]*Key, error)
+	// ReplaceKey stores k in place of the key of that id. ErrNotFound: there is none.
+	ReplaceKey(ctx context.Context, k *Key) error
+	// DeleteKey removes a key; removing it again changes nothing.
+	DeleteKey(ctx context.Context, id string) error
 }
 
 // Audit keeps the audit trail. The rows of a QR session's moves are written by the driver

@@ -42,7 +42,12 @@ type clientConfig struct {
 	Approver        bool     `yaml:"approver"`
 	SharedAudiences []string `yaml:"shared_audiences"`
 	Disabled        bool     `yaml:"disabled"`
-	QR              qrConfig `yaml:"qr"`
+	// PostLogoutRedirectURIs and the two below are those of OpenID Connect logout.
+	PostLogoutRedirectURIs           []string `yaml:"post_logout_redirect_uris"`
+	BackchannelLogoutURI             string   `yaml:"backchannel_logout_uri"`
+	BackchannelLogoutSessionRequired bool     `yaml:"backchannel_logout_session_required"`
+
+	QR qrConfig `yaml:"qr"`
 }
 
 // qrConfig is what a client may do with the two device grants.
@@ -77,7 +82,7 @@ func (e *configError) Error() string { return fmt.Sprintf("%s:%d: %s", e.file, e
 func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	source, err := os.ReadFile(name)
 	if err != nil {
-		return nil, usagef("--config: %v", err)
+		return nil, usagef("the configuration: %v", err)
 	}
 	var file configFile
 	err = yaml.UnmarshalWithOptions(source, &file, yaml.Strict())
@@ -86,7 +91,12 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	case errors.Is(err, io.EOF):
 		// An empty file is an empty configuration.
 	case errors.As(err, &faulty):
-		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: faulty.GetMessage()})
+		what := faulty.GetMessage()
+		var unknown *yaml.UnknownFieldError
+		if errors.As(err, &unknown) {
+			what += nearestKey(source, unknown.Token)
+		}
+		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: what})
 	case err != nil:
 		return nil, usagef("%s: %v", name, err)
 	}
@@ -204,10 +214,8 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 	case c.QR.Lifetime > maxLifetime:
 		return &fault{"qr.lifetime", "lifetime must be at most 10220s"}
 	}
-	for i, uri := range c.RedirectURIs {
-		if provider.CheckRedirectURI(uri) != nil {
-			return &fault{fmt.Sprintf("redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to: it must be absolute, without #, and https unless it leads to 127.0.0.1, [::1] or an app", uri)}
-		}
+	if at := c.uriFault(); at != nil {
+		return at
 	}
 	for i, grant := range c.GrantTypes {
 		if _, known := grantTypes()[grant]; !known {
@@ -231,6 +239,23 @@ func (c *clientConfig) fault(getenv func(string) string) *fault {
 		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
 			return &fault{fmt.Sprintf("secret_sha256[%d]", i), "this is not a SHA-256 in hexadecimal"}
 		}
+	}
+	return nil
+}
+
+func (c *clientConfig) uriFault() *fault {
+	for i, uri := range c.RedirectURIs {
+		if provider.CheckRedirectURI(uri) != nil {
+			return &fault{fmt.Sprintf("redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to: it must be absolute, without #, and https unless it leads to 127.0.0.1, [::1] or an app", uri)}
+		}
+	}
+	for i, uri := range c.PostLogoutRedirectURIs {
+		if provider.CheckRedirectURI(uri) != nil {
+			return &fault{fmt.Sprintf("post_logout_redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to", uri)}
+		}
+	}
+	if c.BackchannelLogoutURI != "" && provider.CheckBackchannelLogoutURI(c.BackchannelLogoutURI) != nil {
+		return &fault{"backchannel_logout_uri", fmt.Sprintf("%q cannot be told: it must be absolute, without #, and https unless it is on this machine", c.BackchannelLogoutURI)}
 	}
 	return nil
 }

@@ -8,12 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/qrgrant/qrgrant/examples/webapp/relyingparty"
 )
 
-const devDetail = `    A server to try things on: the person alice with a password made for this run, and the
-    clients web, tv, cli and phone, in a temporary database that is removed at the end.`
+const devDetail = `    A server to try things on: the person alice with a password made for this run, the
+    clients web, tv, cli and phone, and an example web application to sign in to, in a temporary database that is removed at the end.`
 
 func devVerb() verb {
 	return verb{
@@ -34,12 +38,23 @@ func runDev(ctx context.Context, e env, addr string) (err error) {
 	if !isLoopback(addr) {
 		return usagef("dev listens on loopback only, such as 127.0.0.1:8080; for a network use qrgrant serve")
 	}
-	running, seeded, err := openSeeded(ctx, addr, slog.New(slog.NewTextHandler(e.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	app, err := listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
+	webapp := &relyingparty.App{ClientID: "webapp", ClientSecret: rand.Text() + rand.Text(), URL: "http://" + app.Addr().String()}
+	logger := slog.New(slog.NewTextHandler(e.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	client := seedWebapp(webapp.URL, webapp.ClientSecret)
+	running, seeded, err := openSeeded(ctx, addr, logger, &client)
+	if err != nil {
+		return errors.Join(err, app.Close())
+	}
 	defer func() { err = errors.Join(err, seeded.remove()) }()
-	announce(e, running.issuer, seeded)
+	webapp.Issuer = running.issuer
+	example := &http.Server{Handler: webapp.Handler(), ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout}
+	go func() { _ = example.Serve(app) }() // it ends with Close
+	defer func() { err = errors.Join(err, example.Close()) }()
+	announce(e, running.issuer, webapp.URL, seeded)
 	return running.serve(ctx)
 }
 
@@ -53,8 +68,9 @@ type seededRun struct {
 
 func (r *seededRun) remove() error { return os.RemoveAll(r.dir) }
 
-// openSeeded opens a server on a database of its own with alice and the four clients in it.
-func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server, *seededRun, error) {
+// openSeeded opens a server on a database of its own with alice and the four clients in it,
+// and a fifth unless extra is nil.
+func openSeeded(ctx context.Context, addr string, logger *slog.Logger, extra *clientConfig) (*server, *seededRun, error) {
 	dir, err := os.MkdirTemp("", "qrgrant-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a temporary directory: %w", err)
@@ -65,9 +81,13 @@ func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server,
 	}
 	const variable = "password of alice"
 	config := seedClients(run.webSecret)
+	if extra != nil {
+		config.Clients = append(config.Clients, *extra)
+	}
 	config.Users = []userConfig{seedUser(variable)}
 	running, err := openServer(ctx, serverSettings{
 		addr: addr, db: filepath.Join(dir, "qrgrant.db"), config: config, logger: logger,
+		backchannelNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		getenv: func(name string) string {
 			if name == variable {
 				return run.password
@@ -77,7 +97,7 @@ func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server,
 	})
 	if err == nil {
 		if err = os.WriteFile(run.passwordFile, []byte(run.password+"\n"), 0o600); err != nil {
-			err = errors.Join(fmt.Errorf("write the password file: %w", err), running.abandon())
+			err = errors.Join(fmt.Errorf("write the password file: %w", err), running.abandon()) //nolint:contextcheck // The shutdown must not be cut short by what failed.
 		}
 	}
 	if err != nil {
@@ -87,9 +107,10 @@ func openSeeded(ctx context.Context, addr string, logger *slog.Logger) (*server,
 }
 
 // announce tells a newcomer what is there and what to type next.
-func announce(e env, issuer string, r *seededRun) {
+func announce(e env, issuer, webapp string, r *seededRun) {
 	fmt.Fprintf(e.Stdout, `qrgrant dev serves %[1]s until Ctrl-C; everything is thrown away then.
 
+  web app    %[6]s, an example that signs people in here
   discovery  %[1]s/.well-known/openid-configuration
   code page  %[1]s/device
   person     alice, password %[2]s
@@ -108,5 +129,7 @@ func announce(e env, issuer string, r *seededRun) {
 
    It shows who asks, and wants the number that the PC shows from then on.
 
-`, issuer, r.password, r.passwordFile, r.webSecret, e.Command)
+Or open the web app in a browser, choose "Sign in", and be the phone for the code it shows.
+
+`, issuer, r.password, r.passwordFile, r.webSecret, e.Command, webapp)
 }

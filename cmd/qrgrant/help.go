@@ -30,9 +30,6 @@ const helpTail = `Exit codes
 
 // help prints the whole help text, or that of the verb named in args.
 func help(out io.Writer, args []string) error {
-	if len(args) > 1 {
-		return usagef("say one verb: qrgrant help VERB")
-	}
 	if len(args) == 0 {
 		fmt.Fprint(out, helpHead)
 		for _, v := range verbs() {
@@ -43,24 +40,26 @@ func help(out io.Writer, args []string) error {
 		fmt.Fprint(out, helpTail)
 		return nil
 	}
-	for _, v := range verbs() {
-		if v.name == args[0] {
-			describe(out, v)
-			if v.detail != "" {
-				fmt.Fprintf(out, "%s\n\n", v.detail)
-			}
-			fmt.Fprint(out, helpTail)
-			return nil
-		}
+	v, rest, ok := findVerb(args)
+	switch {
+	case !ok:
+		return usagef("there is no %q; see qrgrant help", strings.Join(args, " "))
+	case len(rest) > 0:
+		return usagef("say one verb: qrgrant help VERB")
 	}
-	return usagef("there is no %q; see qrgrant help", args[0])
+	describe(out, v)
+	if v.detail != "" {
+		fmt.Fprintf(out, "%s\n\n", v.detail)
+	}
+	fmt.Fprint(out, helpTail)
+	return nil
 }
 
 // describe prints a verb's summary and its flags.
 func describe(out io.Writer, v verb) {
 	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	v.prepare(flags)
-	fmt.Fprintf(out, "qrgrant %s\n    %s\n", v.name, v.summary)
+	fmt.Fprintf(out, "qrgrant %s\n    %s\n", strings.Join(append([]string{v.name}, v.args...), " "), v.summary)
 	flags.VisitAll(func(f *flag.Flag) {
 		kind, usage := flag.UnquoteUsage(f)
 		head := "--" + f.Name

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -21,13 +22,18 @@ type env struct {
 	Stdout, Stderr io.Writer
 	// Getenv reads an environment variable, "" when it is not set.
 	Getenv func(string) string
+	// Args are the arguments of the verb, as many as it takes.
+	Args []string
 	// Command is how the person calls this program, for the lines that say what to type.
 	Command string
 }
 
 // verb is one subcommand.
 type verb struct {
+	// name is one word, or two: a noun and what to do with it.
 	name string
+	// args names the arguments that follow the flags, such as "LOGIN"; each must be given.
+	args []string
 	// summary is one line of the help text; a verb without one is not for people.
 	summary string
 	// detail is shown by `qrgrant help NAME`, below the summary.
@@ -48,6 +54,9 @@ func verbs() []verb {
 		loginVerb(),
 		phoneVerb(),
 		hashPasswordVerb(),
+		configCheckVerb(),
+		userAddVerb(), userPasswdVerb(), userListVerb(), userDisableVerb(),
+		clientAddVerb(), clientListVerb(), clientDisableVerb(),
 		benchVerb(), benchServerVerb(), benchBareVerb(),
 	}
 }
@@ -73,13 +82,23 @@ func run(ctx context.Context, args []string, e env) int {
 	case "help", "--help", "-help", "-h":
 		return complain(e, "help", help(e.Stdout, args[1:]))
 	}
+	v, rest, ok := findVerb(args)
+	if !ok {
+		fmt.Fprintf(e.Stderr, "qrgrant: there is no %q; see qrgrant help\n", strings.Join(args[:min(2, len(args))], " "))
+		return exitUsage
+	}
+	return complain(e, v.name, v.call(ctx, rest, e))
+}
+
+// findVerb finds the verb that args begin with, and what follows it.
+func findVerb(args []string) (v verb, rest []string, ok bool) {
 	for _, v := range verbs() {
-		if v.name == args[0] {
-			return complain(e, v.name, v.call(ctx, args[1:], e))
+		words := strings.Fields(v.name)
+		if len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
+			return v, args[len(words):], true
 		}
 	}
-	fmt.Fprintf(e.Stderr, "qrgrant: there is no %q; see qrgrant help\n", args[0])
-	return exitUsage
+	return verb{}, nil, false
 }
 
 // call parses the flags and runs the verb.
@@ -88,14 +107,36 @@ func (v verb) call(ctx context.Context, args []string, e env) error {
 	// The package's own messages run over many lines; ours are one line each.
 	flags.SetOutput(io.Discard)
 	act := v.prepare(flags)
-	err := flags.Parse(args)
+	given, err := parse(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return help(e.Stdout, []string{v.name})
+		return help(e.Stdout, strings.Fields(v.name))
 	case err != nil:
 		return usagef("%v; see qrgrant help %s", err, v.name)
-	case flags.NArg() > 0:
-		return usagef("unexpected argument %q; see qrgrant help %s", flags.Arg(0), v.name)
+	case len(given) > len(v.args):
+		return usagef("unexpected argument %q; see qrgrant help %s", given[len(v.args)], v.name)
+	case len(given) < len(v.args):
+		return usagef("%s is missing; see qrgrant help %s", v.args[len(given)], v.name)
 	}
+	e.Args = given
 	return act(ctx, e)
+}
+
+// parse reads flags wherever they stand and returns the arguments between them; after "--"
+// everything is an argument.
+func parse(flags *flag.FlagSet, args []string) (given []string, err error) {
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		rest := flags.Args()
+		if len(rest) < len(args) && args[len(args)-len(rest)-1] == "--" {
+			return append(given, rest...), nil
+		}
+		if len(rest) == 0 {
+			break
+		}
+		given, args = append(given, rest[0]), rest[1:]
+	}
+	return given, nil
 }

@@ -58,7 +58,7 @@ func processes(ts *testscript.TestScript) map[string]*process {
 // spawn NAME ARG… starts qrgrant in the background.
 func spawn(ts *testscript.TestScript, _ bool, args []string) {
 	env := []string{}
-	for _, name := range []string{"PATH", "TMPDIR", "HOME", "ALICE_PASSWORD", "BOB_PASSWORD", "WEB_SECRET"} {
+	for _, name := range []string{"PATH", "TMPDIR", "HOME", "ALICE_PASSWORD", "BOB_PASSWORD", "WEB_SECRET", "QRGRANT_KEY_SEAL"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	p, err := start(ts.MkAbs("."), env, args[1:]...)
@@ -97,9 +97,9 @@ func mistype(ts *testscript.TestScript, _ bool, args []string) {
 	typeLine(ts, false, []string{args[0], strconv.Itoa(10 + (code-9)%90)})
 }
 
-// signal NAME TERM|INT sends a signal.
+// signal NAME TERM|INT|HUP sends a signal.
 func sendSignal(ts *testscript.TestScript, _ bool, args []string) {
-	signals := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
+	signals := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP}
 	ts.Check(processes(ts)[args[0]].signal(signals[args[1]]))
 }
 

@@ -91,6 +91,8 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 		ID: c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs, Scopes: c.Scopes,
 		PKCEOptional: c.PKCE == "optional", IDTokenAlg: c.IDTokenAlg, FirstParty: c.FirstParty,
 		Approver: c.Approver, SharedAudiences: c.SharedAudiences, Disabled: c.Disabled,
+		PostLogoutRedirectURIs: c.PostLogoutRedirectURIs, BackchannelLogoutURI: c.BackchannelLogoutURI,
+		BackchannelLogoutSessionRequired: c.BackchannelLogoutSessionRequired,
 		QR: storage.QRPolicy{
 			Enabled: c.QR.Enabled, AllowedScopes: c.QR.AllowedScopes, Lifetime: c.QR.Lifetime,
 			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess,
@@ -163,6 +165,18 @@ func seedClients(webSecret string) *configFile {
 			Scopes: []string{"openid", "profile", "offline_access", qr.ApproveScope},
 		},
 	}}
+}
+
+// seedWebapp is the client of the example web application that dev runs.
+func seedWebapp(address, secret string) clientConfig {
+	sum := sha256.Sum256([]byte(secret))
+	scopes := []string{"openid", "profile"}
+	return clientConfig{
+		ID: "webapp", Name: "Example web app", SecretSHA256: []string{hex.EncodeToString(sum[:])}, FirstParty: true,
+		RedirectURIs: []string{address + "/callback"}, Scopes: scopes,
+		PostLogoutRedirectURIs: []string{address + "/"}, BackchannelLogoutURI: address + "/backchannel-logout",
+		QR: qrConfig{Enabled: true, AllowedScopes: scopes},
+	}
 }
 
 // seedUser is the person of dev and demo.

@@ -1,18 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 )
 
-const serveDetail = `    The server. It speaks plain HTTP: put a TLS proxy in front of it, and name the proxy's
-    network with --trusted-proxy. The configuration lists clients and users; they are stored
-    into the database at every start. Taking one out of the file does not take it out of the
+const serveDetail = `    The server. Give it a certificate with --tls-cert and --tls-key, or put a TLS proxy in front
+    of it and name the proxy's network with --trusted-proxy. The configuration lists clients
+    and users; they are stored into the database at every start, when the file changes and at
+    SIGHUP. A changed certificate is taken over too. Taking one out of the file does not take it out of the
     database: to lock it, leave it in and say disabled: true.
 
       clients:
@@ -36,12 +40,18 @@ const serveDetail = `    The server. It speaks plain HTTP: put a TLS proxy in fr
           password_env: ALICE_PASSWORD    # or password_hash, from qrgrant hash-password
           claims: {name: Alice Example}
 
+    Private keys are sealed in the database under the key in --key-seal-file or in the
+    environment variable QRGRANT_KEY_SEAL: 32 bytes in base64, as from openssl rand -base64 32.
+
     SIGTERM and Ctrl-C drain: held polls end, requests under way get 30 seconds.`
 
 // serveFlags is the command line of `qrgrant serve`.
 type serveFlags struct {
 	issuer, addr, db, config string
-	proxies                  prefixes
+	adminSocket              string
+	tlsCert, tlsKey          string
+	keySeal                  string
+	proxies, backchannel     prefixes
 }
 
 // prefixes is a repeatable flag of networks.
@@ -74,6 +84,11 @@ func serveVerb() verb {
 			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required)")
 			flags.StringVar(&f.config, "config", "", "configuration `FILE` in YAML (required)")
 			flags.Var(&f.proxies, "trusted-proxy", "`CIDR` whose forwarded headers count; repeatable")
+			flags.Var(&f.backchannel, "backchannel-network", "private `CIDR` in which clients may be told of sign-outs; repeatable")
+			flags.StringVar(&f.adminSocket, "admin-socket", "", "`FILE` of the socket for qrgrant user and client (default the database's name and .sock)")
+			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate chain `FILE` in PEM")
+			flags.StringVar(&f.tlsKey, "tls-key", "", "private key `FILE` in PEM")
+			flags.StringVar(&f.keySeal, "key-seal-file", "", "`FILE` of the key that private keys are sealed under in the database")
 			return f.run
 		},
 	}
@@ -91,21 +106,62 @@ func (f *serveFlags) run(ctx context.Context, e env) error {
 			return err
 		}
 	}
-	// Passwords and tokens would cross the network in the clear.
-	if !isLoopback(f.addr) && len(f.proxies) == 0 {
-		return usagef("%s is plain HTTP that others can reach; listen on 127.0.0.1, or name the TLS proxy in front with --trusted-proxy CIDR", f.addr)
-	}
-	config, err := readConfig(f.config, e.Getenv)
+	settings, err := f.settings(e)
 	if err != nil {
 		return err
 	}
-	running, err := openServer(ctx, serverSettings{
-		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, config: config,
-		getenv: e.Getenv, logger: slog.New(slog.NewTextHandler(e.Stderr, nil)),
-	})
+	running, err := openServer(ctx, settings)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(e.Stdout, "qrgrant serves %s on %s\n", running.issuer, running.listener.Addr())
 	return running.serve(ctx)
+}
+
+// settings reads the files that the flags name.
+func (f *serveFlags) settings(e env) (serverSettings, error) {
+	s := serverSettings{
+		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, backchannelNetworks: f.backchannel, configFile: f.config,
+		adminSocket: cmp.Or(f.adminSocket, adminSocketOf(f.db)),
+		getenv:      e.Getenv, logger: slog.New(slog.NewTextHandler(e.Stderr, nil)),
+	}
+	var err error
+	switch {
+	case (f.tlsCert == "") != (f.tlsKey == ""):
+		return s, usagef("--tls-cert and --tls-key go together")
+	case f.tlsCert != "":
+		if s.certificate, err = openCertificate(f.tlsCert, f.tlsKey); err != nil {
+			return s, usagef("%v", err)
+		}
+	// Passwords and tokens would cross the network in the clear.
+	case !isLoopback(f.addr) && len(f.proxies) == 0:
+		return s, usagef("%s is plain HTTP that others can reach; listen on 127.0.0.1, give --tls-cert and --tls-key, or name the TLS proxy in front with --trusted-proxy CIDR", f.addr)
+	}
+	if s.keySeal, err = readKeySeal(f.keySeal, e.Getenv); err != nil {
+		return s, err
+	}
+	s.config, err = readConfig(f.config, e.Getenv)
+	return s, err
+}
+
+// keySealVariable holds the key seal when no file does.
+const keySealVariable = "QRGRANT_KEY_SEAL"
+
+// readKeySeal reads the key that private keys are sealed under; nil when none is given.
+func readKeySeal(file string, getenv func(string) string) ([]byte, error) {
+	text, from := getenv(keySealVariable), keySealVariable
+	if file != "" {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usagef("--key-seal-file: %v", err)
+		}
+		text, from = string(raw), file
+	} else if text == "" {
+		return nil, nil
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	if err != nil || len(key) != 32 {
+		return nil, usagef("%s must hold 32 bytes in base64; make them with: openssl rand -base64 32", from)
+	}
+	return key, nil
 }

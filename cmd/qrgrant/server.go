@@ -8,6 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,11 +42,21 @@ type serverSettings struct {
 	issuer         string
 	addr, db       string
 	trustedProxies []netip.Prefix
+	// backchannelNetworks are the private networks in which clients are told of sign-outs.
+	backchannelNetworks []netip.Prefix
 	// limits are those of protocol §9; zero fields are the defaults.
 	limits qr.Limits
 	config *configFile
-	getenv func(string) string
-	logger *slog.Logger
+	// configFile is where config was read and is read again; empty: it was not.
+	configFile string
+	// adminSocket is where the admin socket is made; empty makes none.
+	adminSocket string
+	// certificate makes the server speak TLS; nil speaks plain HTTP.
+	certificate *certificate
+	// keySeal is provider.Config.KeySeal.
+	keySeal []byte
+	getenv  func(string) string
+	logger  *slog.Logger
 }
 
 // server is a provider on a listener, with the store behind it.
@@ -54,6 +68,10 @@ type server struct {
 	store    storage.Store
 	logger   *slog.Logger
 	closed   chan struct{}
+	settings serverSettings
+	// config is the configuration that was taken over last.
+	config atomic.Pointer[configFile]
+	admin  *adminServer
 }
 
 // openServer takes the address first, so that a taken port changes nothing on disk; then the
@@ -65,6 +83,9 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 	}
 	if s.issuer == "" {
 		s.issuer = "http://" + listener.Addr().String()
+		if s.certificate != nil {
+			s.issuer = "https://" + listener.Addr().String()
+		}
 	}
 	store, err := openStore(s.db, s.logger)
 	if err != nil {
@@ -93,12 +114,24 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	}
 	handler, err := provider.New(ctx, provider.Config{
 		Issuer: s.issuer, Store: store,
-		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger,
+		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger, KeySeal: s.keySeal, BackchannelNetworks: s.backchannelNetworks,
 	})
 	if err != nil {
 		return nil, err
 	}
-	made := &server{issuer: s.issuer, listener: listener, provider: handler, store: store, logger: s.logger, closed: make(chan struct{})}
+	made := &server{issuer: s.issuer, listener: listener, provider: handler, store: store, logger: s.logger, closed: make(chan struct{}), settings: s}
+	made.config.Store(s.config)
+	if s.adminSocket != "" {
+		made.admin, err = listenAdmin(ctx, s.adminSocket, (&admin{store: store, config: made.config.Load}).handler())
+		switch {
+		case err == nil:
+		case s.adminSocket == adminSocketOf(s.db):
+			// Nobody asked for it, and the name of the database may be too long for a socket.
+			s.logger.Warn("there is no admin socket; give another name with --admin-socket", "error", err)
+		default:
+			return nil, errors.Join(err, handler.Close())
+		}
+	}
 	made.http = &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -107,6 +140,9 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
+	if s.certificate != nil {
+		made.http.TLSConfig = s.certificate.config()
 	}
 	// net/http runs this once the listener is closed, while Shutdown waits for the requests
 	// under way: that is when the held polls must be told to go.
@@ -121,20 +157,27 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 
 // abandon releases a server that never served, the store last: the provider may be writing.
 func (s *server) abandon() error {
-	return errors.Join(s.listener.Close(), s.provider.Close(), s.store.Close())
+	return errors.Join(s.listener.Close(), s.admin.close(context.Background()), s.provider.Close(), s.store.Close())
 }
 
 // serve answers requests until ctx ends, then drains: no new connections, held polls end,
 // requests under way get drainTimeout, the store is closed last.
 func (s *server) serve(ctx context.Context) error {
-	sweeping, stopSweeping := context.WithCancel(ctx)
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		s.sweep(sweeping)
-	}()
+	beside, stopBeside := context.WithCancel(ctx)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	var running sync.WaitGroup
+	running.Go(func() { s.sweep(beside) })
+	running.Go(func() { s.follow(beside, hangup) })
 	failed := make(chan error, 1)
-	go func() { failed <- s.http.Serve(s.listener) }()
+	go func() {
+		if s.http.TLSConfig != nil {
+			failed <- s.http.ServeTLS(s.listener, "", "")
+			return
+		}
+		failed <- s.http.Serve(s.listener)
+	}()
 	var err error
 	select {
 	case err = <-failed:
@@ -149,9 +192,9 @@ func (s *server) serve(ctx context.Context) error {
 		drained = s.http.Close()
 	}
 	<-s.closed
-	stopSweeping()
-	<-swept
-	return errors.Join(err, drained, s.store.Close())
+	stopBeside()
+	running.Wait()
+	return errors.Join(err, drained, s.admin.close(limit), s.store.Close())
 }
 
 // sweep removes what has expired, from time to time.

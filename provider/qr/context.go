@@ -24,14 +24,16 @@ const unknown = "unknown"
 // Context is what the person sees before deciding (protocol §6). The server builds all of it;
 // client text is marked untrusted.
 type Context struct {
-	Client         ContextClient  `json:"client"`
-	Door           string         `json:"door"`
-	Issuer         string         `json:"issuer"`
-	Device         ContextDevice  `json:"device"`
-	Network        ContextNetwork `json:"network"`
-	UserCode       string         `json:"user_code,omitempty"`
-	Scopes         []ContextScope `json:"scopes"`
-	BindingMessage string         `json:"binding_message,omitempty"`
+	Client ContextClient `json:"client"`
+	Door   string        `json:"door"`
+	Issuer string        `json:"issuer"`
+	// RelyingParty is who the browser returns to at the hosted door; nil at the direct one.
+	RelyingParty   *ContextRelyingParty `json:"relying_party,omitempty"`
+	Device         ContextDevice        `json:"device"`
+	Network        ContextNetwork       `json:"network"`
+	UserCode       string               `json:"user_code,omitempty"`
+	Scopes         []ContextScope       `json:"scopes"`
+	BindingMessage string               `json:"binding_message,omitempty"`
 	// AgeSeconds is how long ago the session was opened; the digest leaves it out.
 	AgeSeconds  int64    `json:"age_seconds"`
 	Consequence string   `json:"consequence"`
@@ -44,6 +46,13 @@ type ContextClient struct {
 	Name string `json:"name"`
 	// Verified is redirect, attested or none.
 	Verified string `json:"verified"`
+}
+
+// ContextRelyingParty is where a sign-in at the hosted door leads: the name the client
+// registered and the origin of its registered redirect.
+type ContextRelyingParty struct {
+	Name   string `json:"name"`
+	Origin string `json:"origin"`
 }
 
 // ContextDevice is the consumption device; NameUntrusted is the client's own text.
@@ -115,6 +124,9 @@ func (s *Server) context(k *serverKey, q *storage.QRSession, client fosite.Clien
 		c.Client.Verified = "none"
 	}
 	c.Consequence = "Another device will be signed in to " + c.Client.Name + " as you."
+	if q.Hosted != nil {
+		c.hosted(q.Hosted)
+	}
 	if q.Grant == storage.QRGrantDevice {
 		code, err := k.openUserCode(q)
 		if err != nil {
@@ -134,6 +146,18 @@ func (s *Server) context(k *serverKey, q *storage.QRSession, client fosite.Clien
 	}
 	c.claimFacts(q)
 	return c, nil
+}
+
+// hosted adds what tells our own sign-in page from a copy of it. Nobody authenticated for the
+// client at the opening: what vouches for its name is the registered redirect.
+func (c *Context) hosted(h *storage.QRHosted) {
+	c.Door = "hosted"
+	c.RelyingParty = &ContextRelyingParty{Name: h.RelyingParty, Origin: h.Origin}
+	c.Client.Verified = "none"
+	if strings.HasPrefix(h.Origin, "https://") {
+		c.Client.Verified = "redirect"
+	}
+	c.Consequence += " There the address bar must show " + c.Issuer + "."
 }
 
 func (c *Context) claimFacts(q *storage.QRSession) {

@@ -186,7 +186,7 @@ func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Pr
 	if wait := s.reports.barred(asker{q.ClientID, q.Address}, now); wait > 0 {
 		return "", secret{}, limited(wait)
 	}
-	if wait := s.opens.take(from, now); wait > 0 {
+	if wait := s.countOpening(q, from, now); wait > 0 {
 		return "", secret{}, limited(wait)
 	}
 	var err error
@@ -200,20 +200,50 @@ func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Pr
 		if err := errors.Join(codeErr, userErr); err != nil {
 			return "", secret{}, err
 		}
-		q.ID, q.DeviceCodeHash = id, code.hash()
+		q.ID = id
+		if q.Hosted != nil {
+			q.Hosted.CookieHash = code.hash()
+		} else {
+			q.DeviceCodeHash = code.hash()
+		}
 		q.UserCodeHash, q.UserCodeSealed = s.current.userCodeHash(userCode), s.current.sealUserCode(id, userCode)
-		if wait := s.open.take(from, id, now, q.ExpiresAt()); wait > 0 {
+		if wait := s.reserve(q, from, now); wait > 0 {
 			return "", secret{}, limited(wait)
 		}
 		if err = s.config.Store.CreateQRSession(ctx, q); err == nil {
 			return userCode, code, nil
 		}
-		s.open.release(from, id)
+		s.release(q, from)
 		if !errors.Is(err, storage.ErrConflict) {
 			break
 		}
 	}
 	return "", secret{}, err
+}
+
+// countOpening counts one opening of the browser and of its network; over a limit it counts
+// nothing more and returns how long to wait.
+func (s *Server) countOpening(q *storage.QRSession, from netip.Prefix, now time.Time) time.Duration {
+	if q.Hosted != nil {
+		if wait := s.browserOpens.take(q.Hosted.Browser, now); wait > 0 {
+			return wait
+		}
+	}
+	return s.opens.take(from, now)
+}
+
+// reserve takes the session's places until it expires, or returns how long until one is free.
+func (s *Server) reserve(q *storage.QRSession, from netip.Prefix, now time.Time) time.Duration {
+	if q.Hosted != nil {
+		if wait := s.browserOpen.take(q.Hosted.Browser, q.ID, now, q.ExpiresAt()); wait > 0 {
+			return wait
+		}
+	}
+	wait := s.open.take(from, q.ID, now, q.ExpiresAt())
+	if wait > 0 {
+		s.release(q, from)
+	}
+	return wait
 }
 
 // opening is the answer of RFC 8628 §3.2, and the first frame for the QR grant.

@@ -19,6 +19,10 @@
 //	poll.go     the held poll wakes up, approved
 //	grant.go    redeem and issue in one transaction
 //
+// At the hosted door the sign-in page of an OpenID provider opens the session for a browser and
+// redeems it there (hosted.go); a cookie stands in place of the device_code, and a browser
+// session in place of the tokens. All else is the same.
+//
 // # States
 //
 //	           scan              approve              poll

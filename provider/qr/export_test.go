@@ -94,7 +94,7 @@ func (p *Pacer) Hold(now time.Time) (verdict string, replaced <-chan struct{}) {
 // OpenAndAbandon counts that many openings from networks of their own, a second apart, and
 // returns how many are still remembered at the end.
 func OpenAndAbandon(sessions int, start time.Time) int {
-	open := newOpenSessions(300)
+	open := newOpenSessions[netip.Prefix](300)
 	for i := range sessions {
 		now := start.Add(time.Duration(i) * time.Second)
 		network := netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(i >> 16), byte(i >> 8), byte(i), 0}), 24)

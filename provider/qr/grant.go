@@ -209,7 +209,7 @@ func (g *grant) redeem(ctx context.Context, r fosite.AccessRequester, q *storage
 	proof := storage.QRProof{Verifier: r.GetRequestForm().Get("code_verifier")}
 	stored := r.Sanitize(nil)
 	stored.SetID(r.GetID())
-	err := g.inUnit(ctx, func(ctx context.Context) error {
+	err := g.server.inUnit(ctx, func(ctx context.Context) error {
 		var outcome storage.QRPollOutcome
 		err := g.server.config.Store.UpdateQRSession(ctx, q.ID, func(q *storage.QRSession) error {
 			outcome = q.Redeem(g.server.config.Now(), proof, storage.QRRedeeming{RequestID: result.RequestID, SessionID: result.SessionID})
@@ -271,8 +271,8 @@ func (g *grant) store(ctx context.Context, result Redemption, stored fosite.Requ
 // inUnit runs fn as one transaction where the store has them. Where fosite's tokens live
 // elsewhere, a failure between the two costs a login and never issues twice: tokens that were
 // stored before a commit that failed have been handed to nobody.
-func (g *grant) inUnit(ctx context.Context, fn func(ctx context.Context) error) error {
-	if u, ok := g.server.config.Store.(unit); ok {
+func (s *Server) inUnit(ctx context.Context, fn func(ctx context.Context) error) error {
+	if u, ok := s.config.Store.(unit); ok {
 		return u.Tx(ctx, fn)
 	}
 	return fn(ctx)

@@ -13,9 +13,13 @@ import (
 // Limits bounds what one asker, person or network can do (protocol §9). A zero field is the
 // default that its comment names. Counters live in memory: a restart forgets them.
 type Limits struct {
-	// OpensPerMinute and OpenSessions bound the direct door per /24 or /56: 600 and 300.
+	// OpensPerMinute and OpenSessions bound both doors per /24 or /56: 600 and 300.
 	OpensPerMinute int
 	OpenSessions   int
+	// BrowserOpensPerMinute and BrowserOpenSessions bound the hosted door per browser, beside
+	// those of its network: 30 and 10.
+	BrowserOpensPerMinute int
+	BrowserOpenSessions   int
 	// Scans bounds the scans of one person in 10 min: 10.
 	Scans int
 	// UserCodeTries and UserCodeTriesPerPrefix bound failed user codes in 10 min, per person
@@ -34,6 +38,7 @@ type Limits struct {
 func (l *Limits) defaults() {
 	for field, value := range map[*int]int{
 		&l.OpensPerMinute: 600, &l.OpenSessions: 300, &l.Scans: 10,
+		&l.BrowserOpensPerMinute: 30, &l.BrowserOpenSessions: 10,
 		&l.UserCodeTries: 5, &l.UserCodeTriesPerPrefix: 20,
 		&l.HeldPolls: 100_000, &l.HeldPollsPerClient: 50_000,
 	} {
@@ -47,7 +52,8 @@ func (l *Limits) defaults() {
 }
 
 func (l *Limits) valid() bool {
-	return min(l.OpensPerMinute, l.OpenSessions, l.Scans, l.UserCodeTries, l.UserCodeTriesPerPrefix) >= 0
+	return min(l.OpensPerMinute, l.OpenSessions, l.BrowserOpensPerMinute, l.BrowserOpenSessions,
+		l.Scans, l.UserCodeTries, l.UserCodeTriesPerPrefix) >= 0
 }
 
 // tryWindow is the span over which scans and user-code tries are counted.
@@ -130,24 +136,24 @@ func (w *window[K]) prune(now time.Time) {
 	w.pruneAt = max(firstPrune, 2*len(w.events))
 }
 
-// openSessions counts the undecided sessions of each network.
-type openSessions struct {
+// openSessions counts the undecided sessions of each network or browser.
+type openSessions[K comparable] struct {
 	limit int
 
 	mu    sync.Mutex
-	until map[netip.Prefix]map[storage.QRID]int64
+	until map[K]map[storage.QRID]int64
 	// total counts the sessions; at pruneAt of them the expired ones are dropped.
 	total   int
 	pruneAt int
 }
 
-func newOpenSessions(limit int) *openSessions {
-	return &openSessions{limit: limit, until: make(map[netip.Prefix]map[storage.QRID]int64), pruneAt: firstPrune}
+func newOpenSessions[K comparable](limit int) *openSessions[K] {
+	return &openSessions[K]{limit: limit, until: make(map[K]map[storage.QRID]int64), pruneAt: firstPrune}
 }
 
 // take reserves a place for a session until it expires. Without a free one it returns how
 // long until the first gets free.
-func (o *openSessions) take(p netip.Prefix, id storage.QRID, now, expires time.Time) (retryAfter time.Duration) {
+func (o *openSessions[K]) take(p K, id storage.QRID, now, expires time.Time) (retryAfter time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.prune(now)
@@ -167,8 +173,8 @@ func (o *openSessions) take(p netip.Prefix, id storage.QRID, now, expires time.T
 	return 0
 }
 
-// forget drops the expired sessions of one network.
-func (o *openSessions) forget(p netip.Prefix, now time.Time) {
+// forget drops the expired sessions of one key.
+func (o *openSessions[K]) forget(p K, now time.Time) {
 	open := o.until[p]
 	for id, until := range open {
 		if until <= now.Unix() {
@@ -181,9 +187,9 @@ func (o *openSessions) forget(p netip.Prefix, now time.Time) {
 	}
 }
 
-// prune drops the expired sessions of all networks when there are twice as many as were left
+// prune drops the expired sessions of all keys when there are twice as many as were left
 // the last time.
-func (o *openSessions) prune(now time.Time) {
+func (o *openSessions[K]) prune(now time.Time) {
 	if o.total < o.pruneAt {
 		return
 	}
@@ -194,7 +200,7 @@ func (o *openSessions) prune(now time.Time) {
 }
 
 // release frees the place of a session that ended before its time.
-func (o *openSessions) release(p netip.Prefix, id storage.QRID) {
+func (o *openSessions[K]) release(p K, id storage.QRID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, open := o.until[p][id]; open {

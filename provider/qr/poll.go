@@ -176,6 +176,24 @@ func (s *Server) holdPoll(ctx context.Context, q *storage.QRSession, proof stora
 	if holding == nil {
 		return nil, s.pending(q, "authorization_pending")
 	}
+	held, fault := s.holdWhile(ctx, q, holding, hold)
+	if fault != nil {
+		return nil, fault
+	}
+	outcome, fault := s.outcome(ctx, q, proof)
+	if fault != nil || outcome != storage.QRPollPending {
+		return s.settle(ctx, q, outcome, fault)
+	}
+	answer := s.pending(q, "authorization_pending")
+	if held {
+		s.applied(q, answer, hold)
+	}
+	return nil, answer
+}
+
+// holdWhile holds a poll as long as the session keeps its state, and reads it again. It reports
+// whether the poll is still the one that is held.
+func (s *Server) holdWhile(ctx context.Context, q *storage.QRSession, holding chan struct{}, hold time.Duration) (bool, *TokenError) {
 	hint, stop := s.config.Store.WatchQRSession(q.ID)
 	defer stop()
 	state := q.State
@@ -184,7 +202,7 @@ func (s *Server) holdPoll(ctx context.Context, q *storage.QRSession, proof stora
 		stored, err := s.config.Store.QRSession(ctx, q.ID)
 		if err != nil {
 			s.paces.let(q, holding)
-			return nil, serverError(err)
+			return false, serverError(err)
 		}
 		if *q = *stored; q.StateAt(s.config.Now()) != state {
 			break
@@ -199,31 +217,31 @@ func (s *Server) holdPoll(ctx context.Context, q *storage.QRSession, proof stora
 			open = false
 		case <-ctx.Done():
 			s.paces.let(q, holding)
-			return nil, serverError(ctx.Err())
+			return false, serverError(ctx.Err())
 		}
 	}
-	held := s.paces.let(q, holding)
-	outcome, fault := s.outcome(ctx, q, proof)
-	if fault != nil || outcome != storage.QRPollPending {
-		return s.settle(ctx, q, outcome, fault)
-	}
-	answer := s.pending(q, "authorization_pending")
-	if held {
-		s.applied(q, answer, hold)
-	}
-	return nil, answer
+	return s.paces.let(q, holding), nil
 }
 
 // holdUntil is the longest a poll may be held: its wish, the next frame, or the deadline.
 func (s *Server) holdUntil(q *storage.QRSession, hold time.Duration) time.Duration {
 	now := s.config.Now()
-	deadline := q.ClaimDeadline()
 	if q.State == storage.QRPending {
 		hold = min(hold, rotateIn(q, now))
-	} else {
-		deadline = q.DecisionDeadline()
 	}
-	return min(hold, deadline.Sub(now))
+	return min(hold, deadline(q).Sub(now))
+}
+
+// deadline is when a live session expires in the state it is in.
+func deadline(q *storage.QRSession) time.Time {
+	switch q.State {
+	case storage.QRScanned:
+		return q.DecisionDeadline()
+	case storage.QRApproved:
+		return q.RedeemDeadline()
+	case storage.QRPending, storage.QRRedeemed, storage.QRDenied, storage.QRCancelled, storage.QRAborted, storage.QRExpired:
+	}
+	return q.ClaimDeadline()
 }
 
 // settle turns an outcome into the approved session or the error to answer with.

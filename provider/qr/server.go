@@ -21,12 +21,15 @@ type Server struct {
 
 	paces *paces
 
-	opens       *window[netip.Prefix]
-	open        *openSessions
-	scans       *window[string]
-	personTries *window[string]
-	prefixTries *window[netip.Prefix]
-	reports     *reports
+	opens *window[netip.Prefix]
+	open  *openSessions[netip.Prefix]
+	// browserOpens and browserOpen count the hosted door's openings per browser.
+	browserOpens *window[string]
+	browserOpen  *openSessions[string]
+	scans        *window[string]
+	personTries  *window[string]
+	prefixTries  *window[netip.Prefix]
+	reports      *reports
 	// noted keeps a refused caller from writing an audit row for every refusal.
 	noted *window[string]
 	// family is the revocation of fosite's storage, when Config.Revoke is nil.
@@ -40,16 +43,18 @@ func New(c Config) (*Server, error) {
 	}
 	c.defaults()
 	s := &Server{
-		config:      c,
-		keys:        make(map[string]*serverKey, len(c.Keys)),
-		paces:       newPaces(c.Limits),
-		opens:       newWindow[netip.Prefix](c.Limits.OpensPerMinute, openWindow),
-		open:        newOpenSessions(c.Limits.OpenSessions),
-		scans:       newWindow[string](c.Limits.Scans, tryWindow),
-		personTries: newWindow[string](c.Limits.UserCodeTries, tryWindow),
-		prefixTries: newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
-		reports:     newReports(c.Limits.CoolDown),
-		noted:       newWindow[string](1, tryWindow),
+		config:       c,
+		keys:         make(map[string]*serverKey, len(c.Keys)),
+		paces:        newPaces(c.Limits),
+		opens:        newWindow[netip.Prefix](c.Limits.OpensPerMinute, openWindow),
+		open:         newOpenSessions[netip.Prefix](c.Limits.OpenSessions),
+		browserOpens: newWindow[string](c.Limits.BrowserOpensPerMinute, openWindow),
+		browserOpen:  newOpenSessions[string](c.Limits.BrowserOpenSessions),
+		scans:        newWindow[string](c.Limits.Scans, tryWindow),
+		personTries:  newWindow[string](c.Limits.UserCodeTries, tryWindow),
+		prefixTries:  newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
+		reports:      newReports(c.Limits.CoolDown),
+		noted:        newWindow[string](1, tryWindow),
 	}
 	for i, k := range c.Keys {
 		derived, err := newServerKey(k)
@@ -115,9 +120,17 @@ func (s *Server) byUserCode(ctx context.Context, code string) (*storage.QRSessio
 func (s *Server) ended(q *storage.QRSession) {
 	s.paces.forget(q.ID)
 	if address, err := netip.ParseAddr(q.Address); err == nil {
-		s.open.release(prefix(address), q.ID)
+		s.release(q, prefix(address))
 	} else {
-		s.open.release(netip.Prefix{}, q.ID)
+		s.release(q, netip.Prefix{})
+	}
+}
+
+// release frees the places that the session takes under the opening limits.
+func (s *Server) release(q *storage.QRSession, from netip.Prefix) {
+	s.open.release(from, q.ID)
+	if q.Hosted != nil {
+		s.browserOpen.release(q.Hosted.Browser, q.ID)
 	}
 }
 

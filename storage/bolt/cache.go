@@ -109,7 +109,10 @@ func readCached[T any](ctx context.Context, s *Store, c *cache[T], bucket, key s
 func cloneClient(c *storage.Client) *storage.Client {
 	copied := *c
 	copied.SecretHashes = slices.Clone(c.SecretHashes)
-	lists := [...]*[]string{&copied.RedirectURIs, &copied.GrantTypes, &copied.Scopes, &copied.SharedAudiences, &copied.QR.AllowedScopes}
+	lists := [...]*[]string{
+		&copied.RedirectURIs, &copied.GrantTypes, &copied.Scopes, &copied.SharedAudiences,
+		&copied.QR.AllowedScopes, &copied.PostLogoutRedirectURIs,
+	}
 	n := 0
 	for _, list := range lists {
 		n += len(*list)
@@ -127,7 +130,7 @@ func cloneClient(c *storage.Client) *storage.Client {
 
 func cloneSession(s *storage.Session) *storage.Session {
 	copied := *s
-	copied.AMR = slices.Clone(s.AMR)
+	copied.AMR, copied.Withheld = slices.Clone(s.AMR), slices.Clone(s.Withheld)
 	return &copied
 }
 

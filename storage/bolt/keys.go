@@ -37,3 +37,30 @@ func (s *Store) Keys(ctx context.Context) ([]*storage.Key, error) {
 	slices.SortStableFunc(keys, func(a, b *storage.Key) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return keys, err
 }
+
+// ReplaceKey implements storage.Keys.
+func (s *Store) ReplaceKey(ctx context.Context, k *storage.Key) error {
+	raw, err := s.codec.encode(k)
+	if err != nil {
+		return err
+	}
+	key := []byte(k.ID)
+	known := func(tx *bbolt.Tx) error {
+		if in(tx, bucketKey).Get(key) == nil {
+			return storage.ErrNotFound
+		}
+		return nil
+	}
+	return s.write(ctx, known, func(tx *bbolt.Tx) error {
+		// Again, because the unit itself may have removed it a moment ago.
+		if err := known(tx); err != nil {
+			return err
+		}
+		return in(tx, bucketKey).Put(key, raw)
+	})
+}
+
+// DeleteKey implements storage.Keys.
+func (s *Store) DeleteKey(ctx context.Context, id string) error {
+	return s.write(ctx, nil, func(tx *bbolt.Tx) error { return in(tx, bucketKey).Delete([]byte(id)) })
+}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -95,7 +96,7 @@ var _ storage.Store = (*Store)(nil)
 
 const (
 	// schemaVersion is the layout of the file; a file with a higher one is refused.
-	schemaVersion = 1
+	schemaVersion = 2
 	magic         = "qrgrant"
 )
 
@@ -103,7 +104,17 @@ func bucketNames() []string {
 	return []string{
 		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenIndex, bucketClient, bucketUser,
 		bucketUserLogin, bucketSession, bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
+		bucketSessionClient, bucketConsent,
 	}
+}
+
+// bucketsOf lists those that a file of an older schema has; Open adds the others to it.
+func bucketsOf(schema uint32) []string {
+	names := bucketNames()
+	if schema < 2 {
+		return slices.DeleteFunc(names, func(name string) bool { return name == bucketSessionClient || name == bucketConsent })
+	}
+	return names
 }
 
 // The buckets, all at top level. An index row is written and removed with its record.
@@ -118,6 +129,8 @@ const (
 	bucketUserLogin      = "user_login"      // login in lower case → subject
 	bucketSession        = "session"         // id → record
 	bucketSessionSubject = "session_subject" // subject, id → ""
+	bucketSessionClient  = "session_client"  // session id, client id → ""
+	bucketConsent        = "consent"         // subject, client id → record
 	bucketKey            = "key"             // id → record
 	bucketAudit          = "audit"           // time, sequence → row
 	bucketExpiry         = "expiry"          // time, kind, key of the record → ""
@@ -244,10 +257,11 @@ func verifySchema(path string, tx *bbolt.Tx) error {
 	if len(raw) != 4 {
 		return fmt.Errorf("database %s %w (no schema version)", path, ErrCorrupt)
 	}
-	if schema := binary.BigEndian.Uint32(raw); schema > schemaVersion {
+	schema := binary.BigEndian.Uint32(raw)
+	if schema > schemaVersion {
 		return fmt.Errorf("database %s %w: its schema is %d, this version knows %d", path, ErrForeign, schema, schemaVersion)
 	}
-	for _, name := range bucketNames() {
+	for _, name := range bucketsOf(schema) {
 		if in(tx, name) == nil {
 			return fmt.Errorf("database %s %w (bucket %s is missing)", path, ErrCorrupt, name)
 		}

@@ -216,7 +216,7 @@ func TestOpenRefusesForeignFiles(t *testing.T) {
 			if err := mustOpen(t, path, bolt.Options{}).Close(); err != nil {
 				t.Fatal(err)
 			}
-			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x02")
+			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x03")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -339,6 +339,44 @@ func TestOpenInitialises(t *testing.T) {
 				t.Errorf("mode %v", info.Mode())
 			}
 		})
+	}
+}
+
+// TestOpenUpgrades: a file of an older schema gets the buckets it lacks, and the schema with
+// them, so that an older program refuses it from then on.
+func TestOpenUpgrades(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "old.db")
+	if err := mustOpen(t, path, bolt.Options{}).Close(); err != nil {
+		t.Fatal(err)
+	}
+	writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x01")
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.DeleteBucket([]byte("consent")), tx.DeleteBucket([]byte("session_client")))
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	store := mustOpen(t, path, bolt.Options{})
+	if err := errors.Join(store.PutConsent(t.Context(), &storage.Consent{Subject: "ann", ClientID: "web"}), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x02" {
+			t.Errorf("schema %x", got)
+		}
+		return nil
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -25,9 +25,8 @@ func sessionDue(s *storage.Session) time.Time {
 // PutSession implements storage.Sessions.
 func (s *Store) PutSession(ctx context.Context, session *storage.Session) error {
 	// A copy, because the write may run after the caller has reused its own.
-	record := *session
-	record.AMR = slices.Clone(session.AMR)
-	return s.write(ctx, nil, func(tx *bbolt.Tx) error { return s.replaceSession(tx, &record) })
+	record := cloneSession(session)
+	return s.write(ctx, nil, func(tx *bbolt.Tx) error { return s.replaceSession(tx, record) })
 }
 
 func (s *Store) replaceSession(tx *bbolt.Tx, session *storage.Session) error {

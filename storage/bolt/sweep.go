@@ -242,6 +242,11 @@ func (s *Store) removeSignInIf(tx *bbolt.Tx, key, row []byte) error {
 	if err != nil || !bytes.Equal(row, expiryKey(sessionDue(session), expirySession, key)) {
 		return err
 	}
+	for _, client := range indexed(tx, bucketSessionClient, indexKey(session.ID, nil)) {
+		if err := in(tx, bucketSessionClient).Delete(indexKey(session.ID, client)); err != nil {
+			return err
+		}
+	}
 	return s.removeSignIn(tx, session)
 }
 

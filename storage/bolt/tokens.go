@@ -111,24 +111,36 @@ func (s *Store) Token(ctx context.Context, kind storage.TokenKind, sig storage.T
 
 // UseToken implements storage.Tokens.
 func (s *Store) UseToken(ctx context.Context, kind storage.TokenKind, sig storage.TokenSignature, now time.Time) error {
+	return s.UpdateToken(ctx, kind, sig, func(t *storage.Token) error {
+		if !t.Active {
+			return storage.ErrConflict
+		}
+		t.Active, t.UsedAt = false, now
+		return nil
+	})
+}
+
+// UpdateToken implements storage.Tokens.
+func (s *Store) UpdateToken(ctx context.Context, kind storage.TokenKind, sig storage.TokenSignature, fn func(*storage.Token) error) error {
 	key := tokenKey(kind, sig)
-	active := func(tx *bbolt.Tx) (*storage.Token, error) {
+	updated := func(tx *bbolt.Tx) (*storage.Token, error) {
 		t, err := fetch[storage.Token](s, tx, bucketToken, key)
-		if err == nil && !t.Active {
-			err = storage.ErrConflict
+		if err == nil {
+			err = fn(t)
 		}
 		return t, err
 	}
 	check := func(tx *bbolt.Tx) error {
-		_, err := active(tx)
+		_, err := updated(tx)
 		return err
 	}
 	return s.write(ctx, check, func(tx *bbolt.Tx) error {
-		t, err := active(tx)
+		// Again, because the unit itself may have changed it a moment ago.
+		t, err := updated(tx)
 		if err != nil {
 			return err
 		}
-		return s.deactivate(tx, t, now)
+		return put(s, tx, bucketToken, key, t)
 	})
 }
 

@@ -30,6 +30,10 @@ func qrRoundTrip(t *testing.T, open Open) {
 	full.Challenge, full.JKT, full.Nonce, full.MaxAge = "challenge", "jkt", "n-0S6", &age
 	full.ACRValues, full.Hinted, full.HintSubject = []string{"acr"}, true, "ann"
 	full.BindingMessage, full.DeviceName, full.Image, full.TypeUserCode = "Ärger 7", "tv", "svg", true
+	full.Door, full.Hosted = storage.QRDoorHosted, &storage.QRHosted{
+		CookieHash: digest("cookie"), Browser: "b", Request: digest("request"), RequestedAt: after(-time.Minute),
+		RelyingParty: "Shop", Origin: "https://shop.example",
+	}
 	bare := &storage.QRSession{ID: storage.QRID{1}, OpenedAt: opened(), Lifetime: time.Minute}
 	for _, given := range []*storage.QRSession{full, bare} {
 		want := given.Clone()

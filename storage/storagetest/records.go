@@ -18,6 +18,7 @@ func recordTests() map[string]func(*testing.T, Open) {
 		"a login is unique in any case":                  loginUnique,
 		"a changed login frees the old one":              loginFreed,
 		"keys are listed oldest first and never replace": keysListed,
+		"a key is replaced and removed by its id":        keysReplaced,
 		"audit rows are paged in order of time":          eventsPaged,
 		"records that do not exist are not found":        notFound,
 		"a caller may change what it gave and got":       recordCopies,
@@ -33,6 +34,8 @@ func clientRoundTrip(t *testing.T, open Open) {
 			RedirectURIs: []string{"https://rp.example/cb"}, GrantTypes: []string{"authorization_code"},
 			Scopes: []string{"openid"}, PKCEOptional: true, IDTokenAlg: "RS256", FirstParty: true,
 			Approver: true, SharedAudiences: []string{"https://api.example"}, Disabled: true,
+			PostLogoutRedirectURIs: []string{"https://rp.example/bye"}, BackchannelLogoutURI: "https://rp.example/logout",
+			BackchannelLogoutSessionRequired: true,
 			QR: storage.QRPolicy{
 				Enabled: true, AllowedScopes: []string{"openid"}, Lifetime: 3 * time.Minute,
 				TypeUserCode: true, OfflineAccess: true,
@@ -125,6 +128,25 @@ func loginFreed(t *testing.T, open Open) {
 	wantErr(t, s.PutUser(t.Context(), &storage.User{Subject: "2", Login: "ann"}), nil)
 }
 
+func keysReplaced(t *testing.T, open Open) {
+	s, reopen := open(t)
+	key := &storage.Key{ID: "a", Use: storage.KeySigning, Algorithm: "ES256", Secret: []byte{1}, CreatedAt: opened()}
+	wantErr(t, s.ReplaceKey(t.Context(), key), storage.ErrNotFound)
+	wantErr(t, s.PutKey(t.Context(), key), nil)
+	key.Secret, key.SealedBy, key.ActiveFrom = []byte{2}, "seal", after(time.Hour)
+	wantErr(t, s.ReplaceKey(t.Context(), key), nil)
+	s = reopen()
+	keys, err := s.Keys(t.Context())
+	wantErr(t, err, nil)
+	wantEqual(t, keys, []*storage.Key{key})
+	for range 2 {
+		wantErr(t, s.DeleteKey(t.Context(), "a"), nil)
+	}
+	keys, err = s.Keys(t.Context())
+	wantErr(t, err, nil)
+	wantEqual(t, len(keys), 0)
+}
+
 func keysListed(t *testing.T, open Open) {
 	s, _ := open(t)
 	young := &storage.Key{ID: "a", Use: storage.KeySigning, Algorithm: "ES256", Secret: []byte{1}, CreatedAt: after(time.Hour)}
@@ -175,8 +197,11 @@ func notFound(t *testing.T, open Open) {
 		"UpdateQRSession": func() error {
 			return s.UpdateQRSession(ctx, storage.QRID{9}, func(*storage.QRSession) error { return nil })
 		},
-		"Token":       func() error { _, err := s.Token(ctx, storage.TokenCode, digest(9)); return err },
-		"UseToken":    func() error { return s.UseToken(ctx, storage.TokenCode, digest(9), opened()) },
+		"Token":    func() error { _, err := s.Token(ctx, storage.TokenCode, digest(9)); return err },
+		"UseToken": func() error { return s.UseToken(ctx, storage.TokenCode, digest(9), opened()) },
+		"UpdateToken": func() error {
+			return s.UpdateToken(ctx, storage.TokenCode, digest(9), func(*storage.Token) error { return nil })
+		},
 		"Client":      func() error { _, err := s.Client(ctx, "x"); return err },
 		"empty id":    func() error { _, err := s.Client(ctx, ""); return err },
 		"User":        func() error { _, err := s.User(ctx, "x"); return err },

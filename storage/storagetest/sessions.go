@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ func sessionTests() map[string]func(*testing.T, Open) {
 		"a sign-in ends once":                          signInEnds,
 		"a sign-in that changes hands is listed once":  signInMoves,
 		"an ended sign-in is removed a day later":      signInSwept,
+		"a sign-in's clients are kept until its sweep": signInClients,
 	}
 }
 
@@ -92,4 +94,30 @@ func signInSwept(t *testing.T, open Open) {
 	sessions, err := s.SessionsBySubject(t.Context(), "ann")
 	wantErr(t, err, nil)
 	wantEqual(t, len(sessions), 0)
+}
+
+func signInClients(t *testing.T, open Open) {
+	s, _ := open(t)
+	wantErr(t, s.PutSession(t.Context(), signIn("1", "ann", 0)), nil)
+	for _, client := range []string{"web", "shop", "web"} {
+		wantErr(t, s.AddSessionClient(t.Context(), "1", client), nil)
+	}
+	wantErr(t, s.AddSessionClient(t.Context(), "11", "other"), nil)
+	wantErr(t, s.Tx(t.Context(), func(ctx context.Context) error { return s.AddSessionClient(ctx, "1", "unit") }), nil)
+	wantErr(t, s.Tx(t.Context(), func(ctx context.Context) error {
+		wantErr(t, s.AddSessionClient(ctx, "1", "dropped"), nil)
+		return storage.ErrFull
+	}), storage.ErrFull)
+	// Neither a new record nor the end forgets them: the end is when they are needed.
+	wantErr(t, s.PutSession(t.Context(), signIn("1", "ann", 0)), nil)
+	wantErr(t, s.EndSession(t.Context(), "1", after(time.Minute)), nil)
+	clients, err := s.SessionClients(t.Context(), "1")
+	wantErr(t, err, nil)
+	wantEqual(t, clients, []string{"shop", "unit", "web"})
+	sweep(t, s, after(25*time.Hour))
+	for id, want := range map[string][]string{"1": nil, "11": {"other"}, "": nil, "unknown": nil} {
+		clients, err := s.SessionClients(t.Context(), id)
+		wantErr(t, err, nil)
+		wantEqual(t, clients, want)
+	}
 }

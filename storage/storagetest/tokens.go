@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ func tokenTests() map[string]func(*testing.T, Open) {
 		"a token comes back as it was stored":                  tokenRoundTrip,
 		"a signature is taken once per kind":                   tokenConflict,
 		"a token is used once":                                 tokenUsed,
+		"an update of a token is conditional":                  tokenUpdated,
+		"of a hundred updates of a token none is lost":         tokenUpdateRace,
 		"of a hundred who use a token one wins":                tokenRace,
 		"revocation reaches what the filter says":              revokeFilter,
 		"revocation survives a restart":                        revokeRestart,
@@ -60,6 +63,50 @@ func tokenUsed(t *testing.T, open Open) {
 	got, err := s.Token(t.Context(), tok.Kind, tok.Signature)
 	wantErr(t, err, nil)
 	wantEqual(t, got, &want)
+}
+
+func tokenUpdated(t *testing.T, open Open) {
+	s, reopen := open(t)
+	tok, other := token(storage.TokenRefresh, 1), token(storage.TokenRefresh, 2)
+	putToken(t, s, tok)
+	putToken(t, s, other)
+	to := storage.Succession{Access: digest("access"), Refresh: digest("refresh"), Credential: digest("secret")}
+	rotate := func(t *storage.Token) error { return t.Rotate(to, after(time.Second)) }
+	wantErr(t, s.UpdateToken(t.Context(), tok.Kind, tok.Signature, rotate), nil)
+	wantErr(t, s.UpdateToken(t.Context(), tok.Kind, tok.Signature, rotate), storage.ErrConflict)
+	// A unit whose condition fails leaves nothing of itself.
+	err := s.Tx(t.Context(), func(ctx context.Context) error {
+		return errors.Join(
+			s.UpdateToken(ctx, other.Kind, other.Signature, rotate),
+			s.UpdateToken(ctx, tok.Kind, tok.Signature, rotate),
+		)
+	})
+	wantErr(t, err, storage.ErrConflict)
+	s = reopen()
+	want := *tok
+	want.Active, want.UsedAt, want.Succession = false, after(time.Second), &to
+	for _, stored := range []*storage.Token{&want, other} {
+		got, err := s.Token(t.Context(), stored.Kind, stored.Signature)
+		wantErr(t, err, nil)
+		wantEqual(t, got, stored)
+	}
+}
+
+func tokenUpdateRace(t *testing.T, open Open) {
+	s, _ := open(t)
+	tok := token(storage.TokenRefresh, 1)
+	tok.Data = nil
+	putToken(t, s, tok)
+	race(100, func(i int) {
+		grow := func(t *storage.Token) error {
+			t.Data = append(t.Data, byte(i))
+			return nil
+		}
+		wantErr(t, s.UpdateToken(t.Context(), tok.Kind, tok.Signature, grow), nil)
+	})
+	got, err := s.Token(t.Context(), tok.Kind, tok.Signature)
+	wantErr(t, err, nil)
+	wantEqual(t, len(got.Data), 100)
 }
 
 func tokenRace(t *testing.T, open Open) {

@@ -14,6 +14,9 @@ import (
 // Client shows a storage.Client to fosite.
 type Client struct {
 	*storage.Client
+	// Credential is SHA-256 of the secret this request authenticated with; zero for a public
+	// client and for one that did not authenticate.
+	Credential [32]byte
 }
 
 var (
@@ -90,7 +93,7 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	if err != nil {
 		return Client{}, err
 	}
-	return Client{c}, nil
+	return Client{Client: c}, nil
 }
 
 // GetClient is Client for fosite.

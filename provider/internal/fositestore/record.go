@@ -34,10 +34,19 @@ type Facts struct {
 	Nonce string `cbor:"9,keyasint,omitempty"`
 	// FamilyEnd is when the last refresh token of the family expires; zero before the first.
 	FamilyEnd time.Time `cbor:"10,keyasint,omitzero"`
+	// UserinfoClaims and IDTokenClaims are those asked for by name, beside the scopes' own.
+	UserinfoClaims []string `cbor:"11,keyasint,omitempty"`
+	IDTokenClaims  []string `cbor:"12,keyasint,omitempty"`
 	// RefreshScopes, when set, are the scopes of the next refresh token while the access
 	// token beside it got fewer (RFC 6749 §6). Never stored.
 	RefreshScopes []string `cbor:"-"`
+
+	// rotation is the refresh token that this request brought; nil when it brought none.
+	rotation *rotation
 }
+
+// Reissue reports whether the request asks again for an answer that was lost.
+func (f *Facts) Reissue() bool { return f.rotation != nil && f.rotation.lost != nil }
 
 // Session is what this package needs of a fosite session.
 type Session interface {

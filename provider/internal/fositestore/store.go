@@ -75,6 +75,13 @@ func (s *Store) CreateAccessTokenSession(ctx context.Context, sig string, req fo
 	rec := s.recordOf(req, now)
 	rec.Facts.Nonce = ""
 	t := &storage.Token{Kind: storage.TokenAccess, ExpiresAt: now.Add(s.config.AccessLifetime)}
+	if r := rec.Facts.rotation; r != nil && r.lost == nil {
+		// Until then the refresh token may come back, saying that this answer was lost.
+		t.WatchUntil = now.Add(storage.LostAnswerWindow)
+		if t.ExpiresAt.Before(t.WatchUntil) {
+			t.KeepUntil = t.WatchUntil
+		}
+	}
 	return s.put(ctx, t, sig, req, rec)
 }
 
@@ -89,10 +96,16 @@ func (s *Store) DeleteAccessTokenSession(ctx context.Context, sig string) error 
 }
 
 // CreateRefreshTokenSession stores a refresh token. It expires with its family, not a
-// lifetime after this rotation.
-func (s *Store) CreateRefreshTokenSession(ctx context.Context, sig, _ string, req fosite.Requester) error {
+// lifetime after this rotation. The token it comes in place of is used up here rather than in
+// RotateRefreshToken, because only here both successors are known.
+func (s *Store) CreateRefreshTokenSession(ctx context.Context, sig, accessSig string, req fosite.Requester) error {
 	now := s.config.Now()
 	rec := s.recordOf(req, now)
+	if rec.Facts.rotation != nil {
+		if err := s.rotate(ctx, rec.Facts.rotation, sig, accessSig, now); err != nil {
+			return err
+		}
+	}
 	rec.Facts.Nonce = ""
 	if rec.Facts.FamilyEnd.IsZero() {
 		rec.Facts.FamilyEnd = now.Add(s.familyLifetime(rec.Facts.QRBorn))
@@ -112,19 +125,21 @@ func (s *Store) familyLifetime(qrBorn bool) time.Duration {
 }
 
 // GetRefreshTokenSession returns the request of a refresh token; of a used one with
-// fosite.ErrInactiveToken beside it.
+// fosite.ErrInactiveToken beside it, unless its answer was lost (rotation.go).
 func (s *Store) GetRefreshTokenSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
-	return s.load(ctx, storage.TokenRefresh, sig, fosite.ErrInactiveToken)
+	req, err := s.load(ctx, storage.TokenRefresh, sig, fosite.ErrInactiveToken)
+	if err != nil && !errors.Is(err, fosite.ErrInactiveToken) {
+		return nil, err
+	}
+	return s.rotating(ctx, sig, req, err)
 }
 
 // DeleteRefreshTokenSession does nothing: fosite calls it on a replayed token only, which is
 // inactive already and must stay recognisable.
 func (*Store) DeleteRefreshTokenSession(context.Context, string) error { return nil }
 
-// RotateRefreshToken uses the refresh token up; of two units of work one fails to commit.
-func (s *Store) RotateRefreshToken(ctx context.Context, _, sig string) error {
-	return s.use(ctx, storage.TokenRefresh, sig)
-}
+// RotateRefreshToken does nothing, see CreateRefreshTokenSession.
+func (*Store) RotateRefreshToken(context.Context, string, string) error { return nil }
 
 // RevokeRefreshToken ends a family at once, whatever becomes of the unit of work.
 func (s *Store) RevokeRefreshToken(ctx context.Context, requestID string) error {
@@ -233,7 +248,7 @@ func (s *Store) requestOf(ctx context.Context, t *storage.Token, rec *record) (f
 	client, err := s.Client(ctx, t.ClientID)
 	if errors.Is(err, fosite.ErrNotFound) {
 		// A client that is gone still owns its codes: the caller finds out by its id.
-		client = Client{&storage.Client{ID: t.ClientID}}
+		client = Client{Client: &storage.Client{ID: t.ClientID}}
 	} else if err != nil {
 		return nil, err
 	}

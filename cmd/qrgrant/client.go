@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// words is a repeatable flag that takes several words at once.
+type words []string
+
+// String implements flag.Value.
+func (w *words) String() string { return "" }
+
+// Set implements flag.Value.
+func (w *words) Set(text string) error {
+	*w = append(*w, strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })...)
+	return nil
+}
+
+const clientAddDetail = `    A secret is made and shown once, unless the client is --public. What a configuration file
+    can say beyond these flags, such as qr, is said there.`
+
+func clientAddVerb() verb {
+	return verb{
+		name: "client add", args: []string{"ID"}, detail: clientAddDetail,
+		summary: "adds a client to the database of a server, running or not",
+		prepare: func(flags *flag.FlagSet) action {
+			var f adminFlags
+			f.declare(flags)
+			c := clientConfig{}
+			flags.StringVar(&c.Name, "name", "", "`NAME` that people are shown")
+			flags.StringVar(&c.IDTokenAlg, "id-token-alg", "", "`ALG` of its ID tokens, ES256 or RS256 (default ES256)")
+			flags.BoolVar(&c.FirstParty, "first-party", false, "skip the consent page")
+			flags.Var((*words)(&c.RedirectURIs), "redirect-uri", "`URL` it may be redirected to; repeatable")
+			flags.Var((*words)(&c.GrantTypes), "grant-type", "`GRANT` it may use; repeatable (default authorization_code)")
+			flags.Var((*words)(&c.Scopes), "scope", "`SCOPE` it may ask for; repeatable (default openid)")
+			public := flags.Bool("public", false, "it can keep no secret: an app, or script in a browser")
+			return func(ctx context.Context, e env) error {
+				c.ID = e.Args[0]
+				if len(c.Scopes) == 0 {
+					c.Scopes = []string{"openid"}
+				}
+				secret := ""
+				if !*public {
+					secret = rand.Text() + rand.Text()
+					sum := sha256.Sum256([]byte(secret))
+					c.SecretSHA256 = []string{hex.EncodeToString(sum[:])}
+				}
+				var added adminClient
+				if err := f.call(ctx, e, http.MethodPost, "/clients", c, &added); err != nil {
+					return err
+				}
+				fmt.Fprintf(e.Stdout, "added %s\n", printable(added.ID))
+				if secret != "" {
+					fmt.Fprintf(e.Stdout, "secret %s\n", secret)
+				}
+				return nil
+			}
+		},
+	}
+}
+
+func clientListVerb() verb {
+	return verb{
+		name:    "client list",
+		summary: "lists the clients in the database",
+		prepare: func(flags *flag.FlagSet) action {
+			var f adminFlags
+			f.declare(flags)
+			return func(ctx context.Context, e env) error {
+				var clients []adminClient
+				if err := f.call(ctx, e, http.MethodGet, "/clients", nil, &clients); err != nil {
+					return err
+				}
+				for _, c := range clients {
+					kind := "confidential"
+					if c.Public {
+						kind = "public"
+					}
+					fmt.Fprintf(e.Stdout, "%-24s %-12s %-8s %s\n", printable(c.ID), kind, state(c.Disabled), printable(c.Name))
+				}
+				return nil
+			}
+		},
+	}
+}
+
+func clientDisableVerb() verb {
+	return verb{
+		name: "client disable", args: []string{"ID"},
+		summary: "switches a client off: none of its tokens works from now on",
+		prepare: func(flags *flag.FlagSet) action {
+			var f adminFlags
+			f.declare(flags)
+			undo := flags.Bool("undo", false, "switch the client on again instead")
+			return func(ctx context.Context, e env) error {
+				var changed adminClient
+				if err := f.call(ctx, e, http.MethodPost, "/clients/"+url.PathEscape(e.Args[0])+"/disabled", adminClient{Disabled: !*undo}, &changed); err != nil {
+					return err
+				}
+				fmt.Fprintf(e.Stdout, "%s is %s\n", printable(changed.ID), state(changed.Disabled))
+				return nil
+			}
+		},
+	}
+}
