@@ -395,6 +395,11 @@ func TestHostedClaimsParameter(t *testing.T) {
 	}
 	// And a claim that QR cannot give shows no code.
 	s := newShop(t, providertest.Options{})
+	known := visit(t, s, s.Browser(), "shop", "scope", "openid")
+	known.signedIn(newPhone(t, s))
+	if again := visit(t, s, known.browser, "shop", "scope", "openid", "claims", `{"userinfo":{"email":null}}`); !isSignIn(again.page) {
+		t.Errorf("single sign-on gave what QR does not: %d %s", again.page.Status, again.page.Header.Get("Location"))
+	}
 	if b := visit(t, s, s.Browser(), "shop", "scope", "openid", "claims", `{"userinfo":{"email":null}}`); b.flow() != "" {
 		t.Error("a QR code for a claim that QR does not give")
 	}

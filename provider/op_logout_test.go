@@ -624,3 +624,48 @@ func TestLogoutHintOfARetiredKey(t *testing.T) {
 	}
 	o.wantLeft()
 }
+
+// The hint of somebody else ends nothing of theirs.
+func TestLogoutHintOfAnotherPerson(t *testing.T) {
+	t.Parallel()
+	o := newOP(t, "query", opClients(), nil)
+	bob := providertest.Alice()
+	bob.Subject, bob.Login = "bob", "bob"
+	if err := o.Store.PutUser(t.Context(), bob); err != nil {
+		t.Fatal(err)
+	}
+	browser := o.Browser()
+	page := o.Get(t.Context(), browser, "/authorize?"+o.request().Encode())
+	asked := o.Post(t.Context(), browser, "/login", url.Values{
+		"csrf": {page.Hidden("csrf")}, "next": {page.Hidden("next")}, "login": {"bob"}, "password": {providertest.AlicePassword},
+	})
+	back := o.Post(t.Context(), browser, "/consent", url.Values{"csrf": {asked.Hidden("csrf")}, "request": {asked.Hidden("request")}, "decision": {"allow"}})
+	bobs := tokensOf(t, o.redeem("rp", o.answerOf(back)))
+	o.tokens()
+	o.leave(url.Values{"id_token_hint": {bobs.IDToken}, "post_logout_redirect_uri": {opBye}})
+	o.wantLeft()
+	if reply := o.Bearer(t.Context(), "/userinfo", bobs.AccessToken); reply.Status != http.StatusOK {
+		t.Errorf("bob: %d %s", reply.Status, reply.Body)
+	}
+}
+
+// A sign-in ends once, however often it is ended.
+func TestBackchannelTellsOnce(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, nil)
+	old, first := o.tokens()
+	o.leave(nil)
+	_, second := o.tokens()
+	o.leave(url.Values{"id_token_hint": {old.IDToken}})
+	told := map[any]int{}
+	for range 2 {
+		told[o.verified(r.wait(t).PostForm.Get("logout_token"), "logout+jwt")["sid"]]++
+	}
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if told[first["sid"]] != 1 || told[second["sid"]] != 1 || len(r.got) != 0 {
+		t.Errorf("told %v, %d more", told, len(r.got))
+	}
+}
