@@ -40,7 +40,8 @@ func (p *Provider) qrState(w http.ResponseWriter, r *http.Request) {
 	screen, held, err := p.qr.WaitScreen(r.Context(), flow, r.Header.Values("Prefer"), r.URL.Query().Get("qr_seq"))
 	switch {
 	case r.Context().Err() != nil:
-		p.writeError(w, r, unavailable(r.Context().Err()))
+		// The page was closed while it waited: nothing failed, so nothing is logged.
+		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case errors.Is(err, storage.ErrNotFound):
 		p.notFound(w, r)
