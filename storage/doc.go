@@ -1,6 +1,7 @@
 // Package storage is the contract between the provider and its database: the records, the
-// state machine of the QR grant (qrsession.go, qrpoll.go, qrdecision.go) and the Store interface that a driver
-// implements. It holds the records and their rules and imports nothing of this module.
+// state machine of the QR grant (qrsession.go, qrpoll.go, qrdecision.go) and the Store
+// interface that a driver implements. It holds the records and their rules and imports nothing
+// of this module.
 //
 // It never speaks HTTP or OAuth wire formats and never reads a clock: every method that needs
 // the time is given it. Of passwords, codes and tokens it sees hashes only. The provider's own

@@ -1,0 +1,344 @@
+package provider_test
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/qrgrant/qrgrant/provider"
+)
+
+// receiver is a relying party's back-channel logout endpoint over HTTPS.
+type receiver struct {
+	*httptest.Server
+	got chan *http.Request
+	// answers are given in turn, the last one for ever.
+	answers chan func(http.ResponseWriter)
+}
+
+func newReceiver(t *testing.T, answers ...func(http.ResponseWriter)) *receiver {
+	t.Helper()
+	r := &receiver{got: make(chan *http.Request, 16), answers: make(chan func(http.ResponseWriter), 16)}
+	for _, answer := range answers {
+		r.answers <- answer
+	}
+	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if err := req.ParseForm(); err != nil {
+			t.Errorf("receiver: %v", err)
+		}
+		select {
+		case answer := <-r.answers:
+			answer(w)
+		default:
+		}
+		r.got <- req
+	}))
+	// A handshake that fails is what one test wants.
+	r.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	r.StartTLS()
+	t.Cleanup(r.Close)
+	return r
+}
+
+// wait returns the next request.
+func (r *receiver) wait(t *testing.T) *http.Request {
+	t.Helper()
+	select {
+	case req := <-r.got:
+		return req
+	case <-t.Context().Done():
+	case <-time.After(30 * time.Second):
+	}
+	t.Fatal("no logout token came")
+	return nil
+}
+
+// withReceiver is a provider whose two clients listen at the receiver.
+func withReceiver(t *testing.T, r *receiver, change func(*provider.Config)) *op {
+	t.Helper()
+	clients := opClients()
+	for _, c := range clients {
+		c.BackchannelLogoutURI, c.BackchannelLogoutSessionRequired = r.URL+"/"+c.ID+"?x=1", true
+	}
+	clients[1].IDTokenAlg = "ES256"
+	return newOP(t, "query", clients, func(c *provider.Config) {
+		c.BackchannelNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		c.BackchannelRoots = r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+func status(code int) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) { w.WriteHeader(code) }
+}
+
+func TestOPBackchannelRPInitiatedLogoutDiscoveryEndpointVerification(t *testing.T) {
+	t.Parallel()
+	document := newOP(t, "query", opClients(), nil)
+	got := document.Get(t.Context(), document.Client(), "/.well-known/openid-configuration").JSON()
+	if got["backchannel_logout_supported"] != true || got["backchannel_logout_session_supported"] != true || got["end_session_endpoint"] == nil {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestOPBackchannelRPInitiatedLogout(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, nil)
+	tokens, members := o.tokens()
+	o.tokens("client_id", "rp2")
+	o.tokens() // takes part once however often it asks
+	reply := o.leave(url.Values{"id_token_hint": {tokens.IDToken}, "post_logout_redirect_uri": {opBye}, "state": {"x"}})
+	if got := reply.Header.Get("Location"); got != opBye+"&state=x" {
+		t.Errorf("%q", got)
+	}
+	o.wantLeft()
+	told := map[string]bool{}
+	for range 2 {
+		req := r.wait(t)
+		client := strings.TrimPrefix(req.URL.Path, "/")
+		told[client] = true
+		if req.Method != http.MethodPost || req.URL.RawQuery != "x=1" || len(req.PostForm) != 1 || req.TLS.Version < tls.VersionTLS12 ||
+			req.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
+			t.Errorf("%s %s %v", req.Method, req.URL, req.PostForm)
+		}
+		token := req.PostForm.Get("logout_token")
+		got := o.verified(token, "logout+jwt")
+		var header struct{ Alg string }
+		decodeSegment(t, token, 0, &header)
+		if want := map[string]string{"rp": "RS256", "rp2": "ES256"}[client]; header.Alg != want {
+			t.Errorf("%s: alg %s, want %s", client, header.Alg, want)
+		}
+		now := float64(o.Clock.Now().Unix())
+		want := map[string]any{
+			"iss": o.Issuer, "aud": client, "sub": members["sub"], "sid": members["sid"], "iat": now, "exp": now + 120, "jti": got["jti"],
+			"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
+		}
+		if diff := cmp.Diff(want, got); diff != "" || got["jti"] == "" || got["jti"] == nil {
+			t.Errorf("%s: %s", client, diff)
+		}
+		// It is no ID token, though it is signed by the same keys.
+		if code := o.refusal("id_token_hint", token); code != "invalid_request" {
+			t.Errorf("a logout token as a hint: %q", code)
+		}
+	}
+	if !told["rp"] || !told["rp2"] || len(r.got) != 0 {
+		t.Errorf("told %v, %d more", told, len(r.got))
+	}
+}
+
+// "Not me" and reports end sign-ins too, and a client that took no part hears nothing.
+func TestBackchannelTellsOfEveryEnd(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, nil)
+	o.tokens("client_id", "rp2")
+	page := o.Get(t.Context(), o.browser, "/device")
+	token := page.Body[strings.LastIndex(page.Body, `name="csrf" value="`)+len(`name="csrf" value="`):]
+	o.wantSignedOutPage(o.Post(t.Context(), o.browser, "/logout", url.Values{"csrf": {token[:strings.IndexByte(token, '"')]}}))
+	if req := r.wait(t); req.URL.Path != "/rp2" {
+		t.Errorf("told %s", req.URL.Path)
+	}
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.got) != 0 {
+		t.Errorf("%d more", len(r.got))
+	}
+}
+
+// untilWaiting returns once something waits for the clock.
+func untilWaiting(t *testing.T, o *op) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); o.Clock.Timers() == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing waits")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestBackchannelTriesAgain(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, status(503), status(429), status(500))
+	o := withReceiver(t, r, nil)
+	o.tokens()
+	o.leave(nil)
+	seen := map[any]bool{}
+	for _, wait := range []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 0} {
+		got := o.verified(r.wait(t).PostForm.Get("logout_token"), "logout+jwt")
+		if seen[got["jti"]] || got["iat"] != float64(o.Clock.Now().Unix()) {
+			t.Errorf("try %d: %v", len(seen)+1, got)
+		}
+		seen[got["jti"]] = true
+		if wait > 0 {
+			untilWaiting(t, o)
+			o.Clock.Advance(wait - time.Millisecond)
+			if o.Clock.Timers() == 0 {
+				t.Errorf("it waits less than %s", wait)
+			}
+			o.Clock.Advance(time.Millisecond)
+		}
+	}
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.got) != 0 || o.Clock.Timers() != 0 {
+		t.Errorf("it goes on after a success: %d, %d", len(r.got), o.Clock.Timers())
+	}
+}
+
+func TestBackchannelGivesUp(t *testing.T) {
+	t.Parallel()
+	var never []func(http.ResponseWriter)
+	for range 16 {
+		never = append(never, status(500))
+	}
+	r := newReceiver(t, never...)
+	o := withReceiver(t, r, nil)
+	o.tokens()
+	o.leave(nil)
+	for range 5 {
+		r.wait(t)
+		untilWaiting(t, o)
+		o.Clock.Advance(10 * time.Minute)
+	}
+	r.wait(t)
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.got) != 0 || o.Clock.Timers() != 0 {
+		t.Errorf("it never gives up: %d, %d", len(r.got), o.Clock.Timers())
+	}
+}
+
+// What the client says is not read further than needed, and leads nowhere.
+func TestBackchannelTakesNoOrders(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter){
+		"a redirect": func(w http.ResponseWriter) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		},
+		"a refusal":    status(http.StatusBadRequest),
+		"no content":   status(http.StatusNoContent),
+		"endless body": func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, 8<<20)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newReceiver(t, answer)
+			o := withReceiver(t, r, nil)
+			o.tokens()
+			o.leave(nil)
+			r.wait(t)
+			if err := o.Provider.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if len(r.got) != 0 || o.Clock.Timers() != 0 {
+				t.Errorf("%d more requests, %d timers", len(r.got), o.Clock.Timers())
+			}
+		})
+	}
+}
+
+// The networks are the operator's to open: a client's address may be anything.
+func TestBackchannelStaysOutOfPrivateNetworks(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, func(c *provider.Config) { c.BackchannelNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	o.tokens()
+	o.leave(nil)
+	o.wantLeft()
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.got) != 0 || o.Clock.Timers() != 0 {
+		t.Errorf("%d requests reached it, %d timers", len(r.got), o.Clock.Timers())
+	}
+}
+
+// A certificate that nobody vouches for is no client's.
+func TestBackchannelChecksCertificates(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, func(c *provider.Config) { c.BackchannelRoots = nil })
+	o.tokens()
+	o.leave(nil)
+	untilWaiting(t, o)
+	if len(r.got) != 0 {
+		t.Error("a token went to a stranger")
+	}
+}
+
+// Closing waits for no further try.
+func TestBackchannelCloses(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, status(500))
+	o := withReceiver(t, r, nil)
+	o.tokens()
+	o.leave(nil)
+	r.wait(t)
+	untilWaiting(t, o)
+	for range 2 {
+		if err := o.Provider.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCheckBackchannelLogoutURI(t *testing.T) {
+	t.Parallel()
+	for uri, good := range map[string]bool{
+		"https://rp.example/logout": true, "https://rp.example:8443/logout?x=1": true, "http://127.0.0.1:8080/logout": true, "http://localhost/": true,
+		"": false, "/logout": false, "http://rp.example/logout": false, "https://rp.example/#f": false, "https://user@rp.example/": false,
+		"https:///logout": false, "ftp://rp.example/": false, "https://rp.example/%zz": false,
+	} {
+		if err := provider.CheckBackchannelLogoutURI(uri); (err == nil) != good {
+			t.Errorf("%q: %v", uri, err)
+		}
+	}
+}
+
+func TestPublicAddress(t *testing.T) {
+	t.Parallel()
+	for address, public := range map[string]bool{
+		"9.9.9.9": true, "2620:fe::fe": true,
+		"127.0.0.1": false, "::1": false, "10.1.2.3": false, "172.16.0.1": false, "192.168.1.1": false, "169.254.169.254": false, "100.64.0.1": false,
+		"0.0.0.0": false, "255.255.255.255": false, "224.0.0.1": false, "fe80::1": false, "fd00::1": false, "ff02::1": false, "64:ff9b::7f00:1": false, "2002:7f00:1::": false,
+	} {
+		if got := provider.PublicAddress(netip.MustParseAddr(address)); got != public {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}
+
+// A sign-in ends once, however often it is ended.
+func TestBackchannelTellsOnce(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	o := withReceiver(t, r, nil)
+	old, first := o.tokens()
+	o.leave(nil)
+	_, second := o.tokens()
+	o.leave(url.Values{"id_token_hint": {old.IDToken}})
+	told := map[any]int{}
+	for range 2 {
+		told[o.verified(r.wait(t).PostForm.Get("logout_token"), "logout+jwt")["sid"]]++
+	}
+	if err := o.Provider.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if told[first["sid"]] != 1 || told[second["sid"]] != 1 || len(r.got) != 0 {
+		t.Errorf("told %v, %d more", told, len(r.got))
+	}
+}
