@@ -208,7 +208,7 @@ func TestHostedEndsAreReadable(t *testing.T) {
 			}
 		}, "denied"},
 		"not me":                {func(b *tab, p *phone) { b.approve(p); b.press("not-me") }, "denied"},
-		"approval not taken up": {func(b *tab, p *phone) { b.approve(p); b.s.Clock.Advance(31 * time.Second) }, "expired"},
+		"approval not taken up": {func(b *tab, p *phone) { b.approve(p); b.s.Clock.Advance(120 * time.Second) }, "expired"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -235,6 +235,24 @@ func TestHostedEndsAreReadable(t *testing.T) {
 			b.signedIn(newPhone(t, s))
 		})
 	}
+}
+
+// The approval waits two minutes for the person to put the phone down and press the button, with
+// script and without.
+func TestHostedApprovalWaitsForThePerson(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, providertest.Options{})
+	b := visit(t, s, s.Browser(), "shop")
+	frame := frameOf(b)
+	b.approve(newPhone(t, s))
+	if got := b.state().JSON()["expires_in"]; got != 120.0 {
+		t.Errorf("the page is told %v s", got)
+	}
+	s.Clock.Advance(119 * time.Second)
+	if reply := s.Get(t.Context(), b.browser, frame); !strings.Contains(reply.Body, "/login/qr/continue") || b.state().Text("qr_status") != "approved" {
+		t.Errorf("after 119 s: %s, %s", b.state().Body, reply.Body)
+	}
+	tokensOf(t, s.Redeem(t.Context(), "shop", b.press("continue"), b.verifier))
 }
 
 // A held request wakes up at every move and at a new frame, and says so.

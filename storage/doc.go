@@ -15,4 +15,10 @@
 // stores the result as one compare-and-swap together with the audit rows the function caused.
 // Steps return an outcome value rather than an error, because an OAuth error is not a
 // rollback: a wrong check code or a raised polling interval must persist.
+//
+// An approval of the direct door waits for about two polls, one of the hosted door 120 s: a
+// person has to put the phone down, look up and press a button, and a page without script looks
+// again only every few seconds. The longer wait gives nothing away, because it is bound to the
+// browser's cookie, needs that click, and ends with the phone's handle: for all of it the
+// person can still deny.
 package storage

@@ -89,6 +89,35 @@ func TestRedemptionWindow(t *testing.T) {
 	}
 }
 
+// A person has to press a button, at whatever interval the page looks; the phone can deny for
+// exactly as long.
+func TestRedemptionWindowOfTheHostedDoor(t *testing.T) {
+	t.Parallel()
+	for name, early := range map[string]int{"the first interval": 0, "the cap of sixty": 11} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			approved := func() *storage.QRSession {
+				s := hostedOpen()
+				for range early {
+					s.Poll(at(1), cookieProof(), true)
+				}
+				s.Scan(at(150), phone("ann", 1))
+				s.Decide(at(230), decision(storage.QRApprove, "ann", 1))
+				return s
+			}
+			redeem := func(now time.Time) string {
+				return pollWord(approved().Redeem(now, cookieProof(), storage.QRRedeeming{}))
+			}
+			edges(t, 230+120, redeem, "ready", "expired")
+			edges(t, 230+120, func(now time.Time) string { return approved().StateAt(now).String() }, "approved", "expired")
+			deny := func(now time.Time) string {
+				return decideWord(approved().Decide(now, decision(storage.QRDeny, "ann", 1)))
+			}
+			edges(t, 230+120, deny, "denied", "unknown")
+		})
+	}
+}
+
 func TestIntervalStopsAtItsCap(t *testing.T) {
 	t.Parallel()
 	s := open()

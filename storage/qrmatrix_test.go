@@ -35,6 +35,21 @@ func open() *storage.QRSession {
 	}
 }
 
+// hostedOpen is open at the hosted door, bound to a browser's cookie.
+func hostedOpen() *storage.QRSession {
+	s := open()
+	s.Challenge, s.Door = "", storage.QRDoorHosted
+	s.Hosted = &storage.QRHosted{CookieHash: cookieHash(), RequestedAt: start()}
+	return s
+}
+
+func cookieHash() [32]byte { return sha256.Sum256([]byte("the cookie of the tests")) }
+
+func cookieProof() storage.QRProof {
+	hash := cookieHash()
+	return storage.QRProof{CookieHash: &hash}
+}
+
 // phone scans with the person's current handle; handles differ by their number.
 func phone(subject string, handle byte) storage.QRScan {
 	return storage.QRScan{

@@ -6,6 +6,7 @@ package storage_test
 type model struct {
 	lifetime, maxAge int
 	device, bound    bool
+	hosted           bool
 	// hint is who may claim; "" is anybody, "nobody" is nobody.
 	hint string
 
@@ -29,6 +30,9 @@ func (m *model) deadline() int {
 		}
 		return min(end, m.scannedAt+120)
 	case "approved":
+		if m.hosted {
+			return m.approvedAt + 120
+		}
 		return m.approvedAt + min(125, max(30, 2*m.interval+5))
 	}
 	return 1 << 30

@@ -22,9 +22,11 @@ const (
 	// deviceDecisionMargin before expires_in, so that a poller still fetches the result.
 	decisionWindow       = 120 * time.Second
 	deviceDecisionMargin = 15 * time.Second
-	// The redemption window: max(minRedeemWindow, 2 × interval + 5 s), at most maxRedeemWindow.
-	minRedeemWindow = 30 * time.Second
-	maxRedeemWindow = 125 * time.Second
+	// The redemption window: max(minRedeemWindow, 2 × interval + 5 s), at most maxRedeemWindow;
+	// at the hosted door hostedRedeemWindow, within the same limit.
+	minRedeemWindow    = 30 * time.Second
+	maxRedeemWindow    = 125 * time.Second
+	hostedRedeemWindow = 120 * time.Second
 	// handleAfterDecision is how long a decided handle still repeats, denies or reports.
 	handleAfterDecision = 120 * time.Second
 	// lostAnswerWindow is how long a second redemption counts as a lost answer.
@@ -288,8 +290,12 @@ func (s *QRSession) DecisionDeadline() time.Time {
 	return last
 }
 
-// RedeemDeadline is when an APPROVED session expires. It needs an approval.
+// RedeemDeadline is when an APPROVED session expires. It needs an approval. At the direct door
+// a client polls and takes up the approval by itself; at the hosted one a person has to.
 func (s *QRSession) RedeemDeadline() time.Time {
+	if s.Door == QRDoorHosted {
+		return s.Approval.At.Add(hostedRedeemWindow)
+	}
 	window := max(minRedeemWindow, 2*s.Interval+intervalStep)
 	return s.Approval.At.Add(min(window, maxRedeemWindow))
 }

@@ -35,6 +35,11 @@ func newWalk(t *testing.T, a, b byte) *walk {
 	if a&2 != 0 {
 		w.session.Challenge, w.model.bound = "", false
 	}
+	if a&(1|16) == 16 {
+		hosted := hostedOpen()
+		w.session.Door, w.session.Hosted, w.session.Challenge = hosted.Door, hosted.Hosted, ""
+		w.model.hosted, w.model.bound = true, true
+	}
 	switch a >> 2 & 3 {
 	case 1:
 		w.session.Hinted, w.session.HintSubject, w.model.hint = true, "ann", "ann"
@@ -113,6 +118,8 @@ func (w *walk) event(b byte) {
 
 func (w *walk) proof(right bool) storage.QRProof {
 	switch {
+	case right && w.model.hosted:
+		return cookieProof()
 	case right && w.model.bound:
 		return proof()
 	case right:
@@ -237,6 +244,8 @@ func FuzzQRSession(f *testing.F) {
 		{0, 0, poll, soon, scan, later, poll, soon, approve, soon, redeem, soon, redeem, soon},
 		{0, 0, scan, soon, approve, soon, deny, soon, redeem, soon, report, soon},
 		{1, 0, scan, edge, scan, edge - 1, approve, edge - 1, approve, edge, redeem, edge - 1, redeem, edge, sweep, soon},
+		{16, 0, scan, soon, approve, soon, redeem, edge - 1, redeem, soon},
+		{16, 0, scan, soon, approve, soon, poll, edge, redeem, soon, sweep, soon},
 		{3, 0, scan, soon, scan + 32, soon, approve, soon, approve + 32, soon, redeem, later, redeem, later, poll, later},
 		{4, 0, scan + 16, soon, scan, soon, scan + 16, soon, approve + 16, soon, approve, soon},
 		{8, 0, scan, soon, scan + 16, soon},
