@@ -86,19 +86,10 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	}
 	var file configFile
 	err = yaml.UnmarshalWithOptions(source, &file, yaml.Strict())
-	var faulty yaml.Error
-	switch {
-	case errors.Is(err, io.EOF):
-		// An empty file is an empty configuration.
-	case errors.As(err, &faulty):
-		what := faulty.GetMessage()
-		var unknown *yaml.UnknownFieldError
-		if errors.As(err, &unknown) {
-			what += nearestKey(source, unknown.Token)
-		}
-		return nil, usagef("%v", &configError{file: name, line: faulty.GetToken().Position.Line, what: what})
-	case err != nil:
-		return nil, usagef("%s: %v", name, err)
+	// An empty file is an empty configuration.
+	if err != nil && !errors.Is(err, io.EOF) {
+		line, what := wordYAML(source, err)
+		return nil, usagef("%v", &configError{file: name, line: line, what: what})
 	}
 	if line := secondDocument(source); line > 0 {
 		return nil, usagef("%v", &configError{file: name, line: line, what: "one document is read; remove the line --- and put everything together"})
