@@ -15,6 +15,7 @@ const purposeConsent = "consent"
 type consentView struct {
 	Action, CSRF, Request string
 	Client, Origin        string
+	About                 clientView
 	Scopes                []string
 }
 
@@ -28,7 +29,7 @@ func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *auth
 	}
 	v := consentView{
 		Action: p.pathOf(routeConsent), CSRF: token, Request: req.raw,
-		Client: clientName(req), Origin: redirectOrigin(req.redirect),
+		Client: clientName(req), Origin: redirectOrigin(req.redirect), About: viewClient(req.client.Client),
 	}
 	for _, s := range req.asked() {
 		text := scopeText(s)
@@ -37,7 +38,7 @@ func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *auth
 		}
 		v.Scopes = append(v.Scopes, text)
 	}
-	p.render(w, r, http.StatusOK, "consent", v, redirectOrigin(req.redirect))
+	p.renderUnder(w, r, http.StatusOK, "consent", v, v.About.imagesOf(pagePolicy)+formPolicy([]string{v.Origin}))
 }
 
 // consent is POST /consent: anything but an explicit yes is a no, and a no takes back what was

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ory/fosite"
+
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -31,6 +33,7 @@ type cardView struct {
 	Action, CSRF, Card        string
 	Fault                     string
 	Context                   qr.Context
+	About                     clientView
 	Verified, Where, Asked    string
 	Consequence               string
 	Warnings                  []string
@@ -144,7 +147,28 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 	for _, id := range a.Context.Warnings {
 		v.Warnings = append(v.Warnings, warningText(id))
 	}
-	p.render(w, r, http.StatusOK, "card", v)
+	if v.About, err = p.askingClient(r, a.Context.Client); err != nil {
+		p.errorPage(w, r, err)
+		return
+	}
+	p.renderUnder(w, r, http.StatusOK, "card", v, v.About.imagesOf(pagePolicy)+formPolicy(nil))
+}
+
+// askingClient is what the card shows of the client. Any program can ask in the name of a client
+// that nobody has verified: the card says so, and must not lend it the looks of the real one.
+func (p *Provider) askingClient(r *http.Request, c qr.ContextClient) (clientView, error) {
+	client, err := p.tokens.Client(r.Context(), c.ID)
+	switch {
+	case errors.Is(err, fosite.ErrNotFound):
+		return clientView{}, nil // the decision will say that it is gone
+	case err != nil:
+		return clientView{}, unavailable(err)
+	}
+	v := viewClient(client.Client)
+	if c.Verified == "none" {
+		v.Logo = ""
+	}
+	return v, nil
 }
 
 // deviceDecide takes the person's answer.

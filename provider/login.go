@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -17,6 +16,7 @@ type signInView struct {
 	Action, CSRF, Next   string
 	Login, Notice, Fault string
 	Client               string
+	About                clientView
 	// QR is the code beside the form; nil shows none.
 	QR     *flowView
 	client *authorizeRequest
@@ -33,18 +33,18 @@ func (p *Provider) signInPage(w http.ResponseWriter, r *http.Request, b *browser
 	v.Action, v.CSRF = p.pathOf(routeLogin), token
 	var targets []string
 	if v.client != nil {
-		v.Client = clientName(v.client)
+		v.Client, v.About = clientName(v.client), viewClient(v.client.client.Client)
 		targets = append(targets, redirectOrigin(v.client.redirect))
 		if v.QR, err = p.flowPart(w, r, b, v.client, v.Next); err != nil {
 			p.errorPage(w, r, err)
 			return
 		}
 	}
-	if v.QR == nil {
-		p.render(w, r, http.StatusOK, "signin", v, targets...)
-		return
+	policy := pagePolicy
+	if v.QR != nil {
+		policy = signInPolicy
 	}
-	p.renderUnder(w, r, http.StatusOK, "signin", v, signInPolicy+strings.Join(append([]string{""}, targets...), " "))
+	p.renderUnder(w, r, http.StatusOK, "signin", v, v.About.imagesOf(policy)+formPolicy(targets))
 }
 
 func clientName(req *authorizeRequest) string {

@@ -53,9 +53,13 @@ func loadTemplates(override fs.FS, texts texts) (map[string]*template.Template, 
 	if err != nil {
 		return nil, err
 	}
-	code, err := templateFile(override, "qr.html")
-	if err != nil {
-		return nil, err
+	shared := string(layout)
+	for _, name := range []string{"qr.html", "client.html"} {
+		part, err := templateFile(override, name)
+		if err != nil {
+			return nil, err
+		}
+		shared += string(part)
 	}
 	byName := make(map[string]*template.Template)
 	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout", "qrframe"} {
@@ -63,7 +67,7 @@ func loadTemplates(override fs.FS, texts texts) (map[string]*template.Template, 
 		if err != nil {
 			return nil, err
 		}
-		t, err := template.New(name).Funcs(template.FuncMap{"t": texts.text}).Parse(string(layout) + string(code))
+		t, err := template.New(name).Funcs(template.FuncMap{"t": texts.text}).Parse(shared)
 		if err == nil {
 			t, err = t.Parse(string(body))
 		}
@@ -88,8 +92,11 @@ func templateFile(override fs.FS, name string) ([]byte, error) {
 // render writes a page. formTargets are the origins a form on it may end up at beside our own:
 // browsers apply form-action to the redirect that follows a submission too.
 func (p *Provider) render(w http.ResponseWriter, r *http.Request, status int, name string, data any, formTargets ...string) {
-	policy := pagePolicy + "; form-action " + strings.Join(append([]string{"'self'"}, formTargets...), " ")
-	p.renderUnder(w, r, status, name, data, policy)
+	p.renderUnder(w, r, status, name, data, pagePolicy+formPolicy(formTargets))
+}
+
+func formPolicy(targets []string) string {
+	return "; form-action " + strings.Join(append([]string{"'self'"}, targets...), " ")
 }
 
 // renderUnder writes a page under a content security policy of its own.
@@ -111,12 +118,14 @@ func (p *Provider) renderUnder(w http.ResponseWriter, r *http.Request, status in
 }
 
 // The content security policy of a page and what a page with a script adds; form-action
-// stands apart. Nothing is loaded but our own files.
+// stands apart. Nothing is loaded but our own files and the logo of the client that the page names
+// (clientView).
 const (
-	pagePolicy   = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
+	imageSources = "img-src 'self' data:"
+	pagePolicy   = "default-src 'none'; style-src 'self'; " + imageSources + "; base-uri 'none'; frame-ancestors 'none'"
 	scriptPolicy = "; script-src 'self'"
 	// signInPolicy is that of the page with the QR code, framedPolicy that of the frame on it.
-	signInPolicy = pagePolicy + scriptPolicy + "; connect-src 'self'; frame-src 'self'; form-action 'self'"
+	signInPolicy = pagePolicy + scriptPolicy + "; connect-src 'self'; frame-src 'self'"
 	framedPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'self'"
 )
 

@@ -87,6 +87,13 @@ type Client struct {
 	// BackchannelLogoutSessionRequired says that the client needs the sid in it. It is in
 	// every logout token.
 	BackchannelLogoutSessionRequired bool `cbor:"16,keyasint,omitempty"`
+	// LogoURI is a picture of the client for the pages that name it, ClientURI its own site,
+	// PolicyURI and TermsURI what it says about data and about its use (OpenID Connect Dynamic
+	// Client Registration 1.0 §2, where the last is tos_uri). Empty shows none.
+	LogoURI   string `cbor:"17,keyasint,omitempty"`
+	ClientURI string `cbor:"18,keyasint,omitempty"`
+	PolicyURI string `cbor:"19,keyasint,omitempty"`
+	TermsURI  string `cbor:"20,keyasint,omitempty"`
 }
 
 // Public reports whether the client has no secret.

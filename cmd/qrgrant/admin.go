@@ -47,6 +47,10 @@ type adminClient struct {
 	RedirectURIs []string `json:"redirect_uris,omitempty"`
 	GrantTypes   []string `json:"grant_types,omitempty"`
 	Disabled     bool     `json:"disabled,omitempty"`
+	LogoURI      string   `json:"logo_uri,omitempty"`
+	ClientURI    string   `json:"client_uri,omitempty"`
+	PolicyURI    string   `json:"policy_uri,omitempty"`
+	TermsURI     string   `json:"tos_uri,omitempty"`
 }
 
 // adminError is a refusal with a sentence for the person at the terminal.
@@ -191,7 +195,10 @@ func (a *admin) listClients(r *http.Request) (any, error) {
 	clients, err := a.store.Clients(r.Context())
 	list := make([]adminClient, 0, len(clients))
 	for _, c := range clients {
-		list = append(list, adminClient{ID: c.ID, Name: c.Name, Public: c.Public(), RedirectURIs: c.RedirectURIs, GrantTypes: c.GrantTypes, Disabled: c.Disabled})
+		list = append(list, adminClient{
+			ID: c.ID, Name: c.Name, Public: c.Public(), RedirectURIs: c.RedirectURIs, GrantTypes: c.GrantTypes, Disabled: c.Disabled,
+			LogoURI: c.LogoURI, ClientURI: c.ClientURI, PolicyURI: c.PolicyURI, TermsURI: c.TermsURI,
+		})
 	}
 	return list, err
 }

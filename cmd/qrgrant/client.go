@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -41,6 +42,10 @@ func clientAddVerb() verb {
 			flags.Var((*words)(&c.RedirectURIs), "redirect-uri", "`URL` it may be redirected to; repeatable")
 			flags.Var((*words)(&c.GrantTypes), "grant-type", "`GRANT` it may use; repeatable (default authorization_code)")
 			flags.Var((*words)(&c.Scopes), "scope", "`SCOPE` it may ask for; repeatable (default openid)")
+			flags.StringVar(&c.LogoURI, "logo-uri", "", "`URL` of a picture that people are shown beside its name")
+			flags.StringVar(&c.ClientURI, "client-uri", "", "`URL` of its own site")
+			flags.StringVar(&c.PolicyURI, "policy-uri", "", "`URL` of what it says about people's data")
+			flags.StringVar(&c.TermsURI, "tos-uri", "", "`URL` of its terms of use")
 			public := flags.Bool("public", false, "it can keep no secret: an app, or script in a browser")
 			return func(ctx context.Context, e env) error {
 				c.ID = e.Args[0]
@@ -74,6 +79,7 @@ func clientListVerb() verb {
 		prepare: func(flags *flag.FlagSet) action {
 			var f adminFlags
 			f.declare(flags)
+			links := flags.Bool("links", false, "show below each client its logo, site, policy and terms too")
 			return func(ctx context.Context, e env) error {
 				var clients []adminClient
 				if err := f.call(ctx, e, http.MethodGet, "/clients", nil, &clients); err != nil {
@@ -85,10 +91,24 @@ func clientListVerb() verb {
 						kind = "public"
 					}
 					fmt.Fprintf(e.Stdout, "%-24s %-12s %-8s %s\n", printable(c.ID), kind, state(c.Disabled), printable(c.Name))
+					if *links {
+						c.printLinks(e.Stdout)
+					}
 				}
 				return nil
 			}
 		},
+	}
+}
+
+// printLinks lists what the client has of the addresses that people are shown.
+func (c *adminClient) printLinks(out io.Writer) {
+	for _, link := range []struct{ name, uri string }{
+		{"logo", c.LogoURI}, {"site", c.ClientURI}, {"policy", c.PolicyURI}, {"terms", c.TermsURI},
+	} {
+		if link.uri != "" {
+			fmt.Fprintf(out, "  %-7s %s\n", link.name, printable(link.uri))
+		}
 	}
 }
 

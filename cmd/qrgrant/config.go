@@ -46,6 +46,11 @@ type clientConfig struct {
 	PostLogoutRedirectURIs           []string `yaml:"post_logout_redirect_uris"`
 	BackchannelLogoutURI             string   `yaml:"backchannel_logout_uri"`
 	BackchannelLogoutSessionRequired bool     `yaml:"backchannel_logout_session_required"`
+	// LogoURI and the three below are what people are shown of the client beside its name.
+	LogoURI   string `yaml:"logo_uri"`
+	ClientURI string `yaml:"client_uri"`
+	PolicyURI string `yaml:"policy_uri"`
+	TermsURI  string `yaml:"tos_uri"`
 
 	QR qrConfig `yaml:"qr"`
 }
@@ -247,6 +252,14 @@ func (c *clientConfig) uriFault() *fault {
 	}
 	if c.BackchannelLogoutURI != "" && provider.CheckBackchannelLogoutURI(c.BackchannelLogoutURI) != nil {
 		return &fault{"backchannel_logout_uri", fmt.Sprintf("%q cannot be told: it must be absolute, without #, and https unless it is on this machine", c.BackchannelLogoutURI)}
+	}
+	shown := []struct{ key, uri string }{
+		{"logo_uri", c.LogoURI}, {"client_uri", c.ClientURI}, {"policy_uri", c.PolicyURI}, {"tos_uri", c.TermsURI},
+	}
+	for _, s := range shown {
+		if s.uri != "" && provider.CheckShownURI(s.uri) != nil {
+			return &fault{s.key, fmt.Sprintf("%.80q cannot be shown to people: it must be https (http on this machine only) with a plain host name, without user, # or space, and at most %d characters", s.uri, provider.LongestShownURI)}
+		}
 	}
 	return nil
 }

@@ -93,6 +93,7 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 		Approver: c.Approver, SharedAudiences: c.SharedAudiences, Disabled: c.Disabled,
 		PostLogoutRedirectURIs: c.PostLogoutRedirectURIs, BackchannelLogoutURI: c.BackchannelLogoutURI,
 		BackchannelLogoutSessionRequired: c.BackchannelLogoutSessionRequired,
+		LogoURI:                          c.LogoURI, ClientURI: c.ClientURI, PolicyURI: c.PolicyURI, TermsURI: c.TermsURI,
 		QR: storage.QRPolicy{
 			Enabled: c.QR.Enabled, AllowedScopes: c.QR.AllowedScopes, Lifetime: c.QR.Lifetime,
 			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess,

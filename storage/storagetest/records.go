@@ -36,6 +36,8 @@ func clientRoundTrip(t *testing.T, open Open) {
 			Approver: true, SharedAudiences: []string{"https://api.example"}, Disabled: true,
 			PostLogoutRedirectURIs: []string{"https://rp.example/bye"}, BackchannelLogoutURI: "https://rp.example/logout",
 			BackchannelLogoutSessionRequired: true,
+			LogoURI:                          "https://rp.example/logo.png", ClientURI: "https://rp.example/",
+			PolicyURI: "https://rp.example/privacy", TermsURI: "https://rp.example/terms",
 			QR: storage.QRPolicy{
 				Enabled: true, AllowedScopes: []string{"openid"}, Lifetime: 3 * time.Minute,
 				TypeUserCode: true, OfflineAccess: true,
