@@ -11,7 +11,9 @@ async function json(response) {
 }
 
 export class Phone {
-  static async signIn(issuer, { clientId, redirectUri, scope, login, password }) {
+  // signIn signs the server's person in to the app.
+  static async signIn({ issuer, person }) {
+    const redirectUri = 'com.example.phone:/callback'
     const get = async (path) => json(await fetch(issuer + path))
     const [server, qr] = await Promise.all([
       get('/.well-known/openid-configuration'),
@@ -21,22 +23,23 @@ export class Phone {
     const start = new URL(server.authorization_endpoint)
     start.search = new URLSearchParams({
       response_type: 'code',
-      client_id: clientId,
+      client_id: 'phone',
       redirect_uri: redirectUri,
-      scope,
+      scope: 'openid qr:approve',
       state: randomBytes(16).toString('base64url'),
       nonce: randomBytes(16).toString('base64url'),
       code_challenge: createHash('sha256').update(verifier).digest('base64url'),
       code_challenge_method: 'S256',
     })
-    const back = await new Browser().authorize(start, redirectUri, { login, password })
+    const back = await new Browser().signIn(start, person)
+    if (!back.href.startsWith(redirectUri)) throw new Error(`phone sign-in led to ${back.origin}`)
     if (!back.searchParams.has('code')) throw new Error(`phone sign-in failed: ${back.search}`)
     const tokens = await json(
       await fetch(server.token_endpoint, {
         method: 'POST',
         body: new URLSearchParams({
           grant_type: 'authorization_code',
-          client_id: clientId,
+          client_id: 'phone',
           code: back.searchParams.get('code'),
           redirect_uri: redirectUri,
           code_verifier: verifier,
