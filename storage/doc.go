@@ -21,4 +21,8 @@
 // again only every few seconds. The longer wait gives nothing away, because it is bound to the
 // browser's cookie, needs that click, and ends with the phone's handle: for all of it the
 // person can still deny.
+//
+// The driver, and not its caller, writes the notices of an ended sign-in, in the transaction of
+// EndSession: whoever ends one, a request or an operator's tool beside the server, forgets no
+// client, and no process that stops takes a notice with it.
 package storage

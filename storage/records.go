@@ -99,6 +99,9 @@ type Client struct {
 // Public reports whether the client has no secret.
 func (c *Client) Public() bool { return len(c.SecretHashes) == 0 }
 
+// ToldOfLogout reports whether the client is to hear of the end of sign-ins.
+func (c *Client) ToldOfLogout() bool { return !c.Disabled && c.BackchannelLogoutURI != "" }
+
 // QRPolicy is what a client may do with the two device grants (protocol §9).
 type QRPolicy struct {
 	// Enabled is off unless set.
@@ -160,6 +163,21 @@ type Session struct {
 // ActiveAt reports whether the session lasts at now.
 func (s *Session) ActiveAt(now time.Time) bool {
 	return s.EndedAt.IsZero() && now.Before(s.ExpiresAt)
+}
+
+// LogoutNotice says that a client is still to be told of the end of a sign-in it took part in
+// (OpenID Connect Back-Channel Logout 1.0). There is one for each sign-in and client.
+type LogoutNotice struct {
+	SessionID string `cbor:"1,keyasint"`
+	ClientID  string `cbor:"2,keyasint"`
+	Subject   string `cbor:"3,keyasint"`
+	// EndedAt is when the sign-in ended.
+	EndedAt time.Time `cbor:"4,keyasint"`
+	// DueAt is when the next try may begin. Whoever begins one moves it on first, to when
+	// the try is over at the latest: until then nobody else begins one.
+	DueAt time.Time `cbor:"5,keyasint"`
+	// Tries is how many have begun.
+	Tries int `cbor:"6,keyasint,omitempty"`
 }
 
 // Consent is what a person allowed a client; a request within it need not ask again.
@@ -242,3 +260,7 @@ const (
 	EventQRRateLimited   = "qr.rate_limited"
 	EventQRRevoked       = "qr.revoked"
 )
+
+// EventLogoutGivenUp is the type of an AuditEvent outside the QR grant: a client was not told of
+// the end of a sign-in, and no more tries are made. Detail says why: refused or unreachable.
+const EventLogoutGivenUp = "logout.given_up"

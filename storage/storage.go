@@ -30,6 +30,7 @@ type Store interface {
 	Users
 	Sessions
 	SessionClients
+	LogoutNotices
 	Consents
 	Keys
 	Audit
@@ -121,7 +122,9 @@ type Sessions interface {
 	Session(ctx context.Context, id string) (*Session, error)
 	// SessionsBySubject lists a person's sessions, newest first, ended ones until swept.
 	SessionsBySubject(ctx context.Context, subject string) ([]*Session, error)
-	// EndSession marks the session ended; ending it again changes nothing.
+	// EndSession marks the session ended and, in the same transaction, makes a LogoutNotice
+	// due at now for every client that took part and is to be told (Client.ToldOfLogout).
+	// Ending it again changes nothing.
 	EndSession(ctx context.Context, id string, now time.Time) error
 }
 
@@ -132,6 +135,24 @@ type SessionClients interface {
 	AddSessionClient(ctx context.Context, sessionID, clientID string) error
 	// SessionClients lists the ids of the clients that took part, in their order.
 	SessionClients(ctx context.Context, sessionID string) ([]string, error)
+}
+
+// LogoutNotices keeps what clients are still to be told of sign-ins that have ended. EndSession
+// writes them, so that no end is forgotten by a process that stops; whoever delivers one removes
+// it. They outlive the sign-in.
+type LogoutNotices interface {
+	// LogoutNoticeClients lists the ids of the clients that have notices, each once, in any order.
+	LogoutNoticeClients(ctx context.Context) ([]string, error)
+	// LogoutNotices lists at most limit notices to a client, in the order in which they are
+	// due. One that cannot be read is passed over.
+	LogoutNotices(ctx context.Context, clientID string, limit int) ([]*LogoutNotice, error)
+	// UpdateLogoutNotice runs fn on the current record and stores what fn made of it, as one
+	// compare-and-swap: that is how one of several processes takes a notice. An error of fn is
+	// returned as it is and nothing is stored. fn must be pure: it may run again. It must
+	// leave SessionID and ClientID alone.
+	UpdateLogoutNotice(ctx context.Context, sessionID, clientID string, fn func(*LogoutNotice) error) error
+	// DeleteLogoutNotice removes a notice; removing it again changes nothing.
+	DeleteLogoutNotice(ctx context.Context, sessionID, clientID string) error
 }
 
 // Consents keeps what people allowed clients, one record for each person and client.

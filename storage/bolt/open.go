@@ -96,7 +96,7 @@ var _ storage.Store = (*Store)(nil)
 
 const (
 	// schemaVersion is the layout of the file; a file with a higher one is refused.
-	schemaVersion = 2
+	schemaVersion = 3
 	magic         = "qrgrant"
 )
 
@@ -104,17 +104,14 @@ func bucketNames() []string {
 	return []string{
 		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenIndex, bucketClient, bucketUser,
 		bucketUserLogin, bucketSession, bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
-		bucketSessionClient, bucketConsent,
+		bucketSessionClient, bucketConsent, bucketLogout, bucketLogoutDue,
 	}
 }
 
 // bucketsOf lists those that a file of an older schema has; Open adds the others to it.
 func bucketsOf(schema uint32) []string {
-	names := bucketNames()
-	if schema < 2 {
-		return slices.DeleteFunc(names, func(name string) bool { return name == bucketSessionClient || name == bucketConsent })
-	}
-	return names
+	since := map[string]uint32{bucketSessionClient: 2, bucketConsent: 2, bucketLogout: 3, bucketLogoutDue: 3}
+	return slices.DeleteFunc(bucketNames(), func(name string) bool { return since[name] > schema })
 }
 
 // The buckets, all at top level. An index row is written and removed with its record.
@@ -131,6 +128,8 @@ const (
 	bucketSessionSubject = "session_subject" // subject, id → ""
 	bucketSessionClient  = "session_client"  // session id, client id → ""
 	bucketConsent        = "consent"         // subject, client id → record
+	bucketLogout         = "logout"          // client id, session id → record
+	bucketLogoutDue      = "logout_due"      // client id, due time, session id → ""
 	bucketKey            = "key"             // id → record
 	bucketAudit          = "audit"           // time, sequence → row
 	bucketExpiry         = "expiry"          // time, kind, key of the record → ""

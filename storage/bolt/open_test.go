@@ -216,7 +216,7 @@ func TestOpenRefusesForeignFiles(t *testing.T) {
 			if err := mustOpen(t, path, bolt.Options{}).Close(); err != nil {
 				t.Fatal(err)
 			}
-			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x03")
+			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x04")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -370,7 +370,7 @@ func TestOpenUpgrades(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
-		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x02" {
+		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x03" {
 			t.Errorf("schema %x", got)
 		}
 		return nil

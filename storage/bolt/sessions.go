@@ -102,6 +102,9 @@ func (s *Store) EndSession(ctx context.Context, id string, now time.Time) error 
 			return err
 		}
 		session.EndedAt = now
+		if err := s.putNotices(tx, session); err != nil {
+			return err
+		}
 		return s.replaceSession(tx, session)
 	})
 }

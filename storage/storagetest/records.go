@@ -210,6 +210,9 @@ func notFound(t *testing.T, open Open) {
 		"UserByLogin": func() error { _, err := s.UserByLogin(ctx, "x"); return err },
 		"Session":     func() error { _, err := s.Session(ctx, "x"); return err },
 		"EndSession":  func() error { return s.EndSession(ctx, "x", opened()) },
+		"UpdateLogoutNotice": func() error {
+			return s.UpdateLogoutNotice(ctx, "x", "x", func(*storage.LogoutNotice) error { return nil })
+		},
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) { wantErr(t, call(), storage.ErrNotFound) })

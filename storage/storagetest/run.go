@@ -14,7 +14,7 @@ type Open func(t *testing.T) (store storage.Store, reopen func() storage.Store)
 func Run(t *testing.T, open Open) {
 	t.Helper()
 	for _, group := range []map[string]func(*testing.T, Open){
-		recordTests(), sessionTests(), consentTests(), tokenTests(), qrTests(), codeTests(), raceTests(),
+		recordTests(), sessionTests(), noticeTests(), consentTests(), tokenTests(), qrTests(), codeTests(), raceTests(),
 		unitTests(), watchTests(), sweepTests(), restartTests(),
 	} {
 		for name, test := range group {
