@@ -70,7 +70,7 @@ func (c *counts) Set(text string) error {
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(part))
 		if err != nil || n < 1 || n > maxBenchCallers {
-			return fmt.Errorf("%q is not a number from 1 to %d", part, maxBenchCallers)
+			return fmt.Errorf("%q is not a number of callers from 1 to %d", part, maxBenchCallers)
 		}
 		*c = append(*c, n)
 	}
@@ -160,13 +160,13 @@ func (f *benchFlags) fault() error {
 	case !f.self && (f.user == "" || f.passwordFile == ""):
 		return usagef("--addr needs --user and --password-file of a person who approves")
 	case f.rounds < 1 || f.rounds > maxBenchRounds:
-		return usagef("--rounds is 1 to %d", maxBenchRounds)
+		return usagef("--rounds is %d; it must be from 1 to %d", f.rounds, maxBenchRounds)
 	case f.slice() <= 0 || f.slice() > maxBenchSlice:
-		return usagef("--duration is at most %s for each of the rounds", maxBenchSlice)
+		return usagef("--duration is %s; it must be more than 0s and at most %s, %s for each round", f.duration, maxBenchSlice*time.Duration(f.rounds), maxBenchSlice)
 	case f.waiting < 0 || f.waiting > maxBenchWaiting:
-		return usagef("--waiting is at most %d", maxBenchWaiting)
+		return usagef("--waiting is %d; it must be from 0 to %d", f.waiting, maxBenchWaiting)
 	case f.sessions < 0 || f.sessions > maxBenchSessions:
-		return usagef("--sessions is at most %d", maxBenchSessions)
+		return usagef("--sessions is %d; it must be from 0 to %d", f.sessions, maxBenchSessions)
 	}
 	known := []string{benchStart, benchPending, benchWaiting}
 	for _, o := range benchOperations() {

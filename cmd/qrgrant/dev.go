@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -32,8 +31,8 @@ func devVerb() verb {
 }
 
 func runDev(ctx context.Context, e env, addr string) (err error) {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return usagef("--addr is %q; it must be HOST:PORT, such as 127.0.0.1:8080", addr)
+	if err := checkAddr(addr); err != nil {
+		return err
 	}
 	if !isLoopback(addr) {
 		return usagef("dev listens on loopback only, such as 127.0.0.1:8080; for a network use qrgrant serve")

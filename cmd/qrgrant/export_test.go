@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"log/slog"
+	"net"
+	"runtime/debug"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -13,3 +16,9 @@ func Main() { main() }
 func OpenStore(path string, logger *slog.Logger) (storage.Store, error) {
 	return openStore(path, logger)
 }
+
+// Listen opens the address of a server.
+func Listen(ctx context.Context, addr string) (net.Listener, error) { return listen(ctx, addr) }
+
+// VersionLine is what `qrgrant version` prints.
+func VersionLine(info *debug.BuildInfo) string { return versionLine(info) }

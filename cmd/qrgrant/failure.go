@@ -27,13 +27,20 @@ type usageError struct{ line string }
 
 func (e *usageError) Error() string { return e.line }
 
-// The two ways in which a person at the PC ends a sign-in.
+// The ways in which a person at the PC ends a sign-in.
 var (
-	errCancelled = errors.New("interrupted; the sign-in is cancelled")
+	errCancelled = errors.New("cancelled; nobody is signed in")
+	errGivenUp   = errors.New("cancelled, but the server could not be told; a phone may still ask about this sign-in for a few minutes")
 	errNotMe     = errors.New("the sign-in is ended at the server; its tokens are worth nothing now")
 )
 
+// usagef makes a usageError. Errors among args are put in plain words.
 func usagef(format string, args ...any) error {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i] = plain(err)
+		}
+	}
 	return &usageError{line: fmt.Sprintf(format, args...)}
 }
 
@@ -69,7 +76,7 @@ func explain(err error) (line string, code int) {
 	switch {
 	case errors.As(err, &usage):
 		return usage.line, exitUsage
-	case errors.Is(err, errCancelled):
+	case errors.Is(err, errCancelled), errors.Is(err, errGivenUp):
 		return err.Error(), exitInterrupted
 	case errors.Is(err, context.Canceled):
 		return "interrupted", exitInterrupted
@@ -93,7 +100,7 @@ func explain(err error) (line string, code int) {
 func explainRefusal(err error) (line string, code int) {
 	var refusal *player.RefusalError
 	if !errors.As(err, &refusal) {
-		return err.Error(), exitFailure
+		return plain(err), exitFailure
 	}
 	switch refusal.Code {
 	case "invalid_client", "unauthorized_client":
@@ -113,7 +120,7 @@ func explainRefusal(err error) (line string, code int) {
 	case "already_decided":
 		return "this sign-in is decided already", exitFailure
 	case "check_code_mismatch":
-		return "the check code is wrong; cancel on the other device, ask for a new code there and start again", exitDenied
+		return "that is not what the other screen shows; cancel there, ask for a new code and start again", exitDenied
 	case "context_changed":
 		return "what you were shown has changed; scan again", exitFailure
 	case "reported":

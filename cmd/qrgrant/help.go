@@ -11,9 +11,8 @@ const helpHead = `qrgrant is an OAuth 2.0 and OpenID Connect provider with a QR 
 
 Usage: qrgrant VERB [flags]
 
-  qrgrant demo               see one whole sign-in, played by itself
-  qrgrant dev                a server to try things on, seeded and thrown away at the end
-  qrgrant help VERB          one verb in detail
+Begin with qrgrant demo, which plays one whole sign-in by itself, or with qrgrant dev, a server
+to try things on. qrgrant help VERB shows one verb in detail.
 
 `
 
@@ -31,13 +30,7 @@ const helpTail = `Exit codes
 // help prints the whole help text, or that of the verb named in args.
 func help(out io.Writer, args []string) error {
 	if len(args) == 0 {
-		fmt.Fprint(out, helpHead)
-		for _, v := range verbs() {
-			if v.summary != "" {
-				describe(out, v)
-			}
-		}
-		fmt.Fprint(out, helpTail)
+		overview(out)
 		return nil
 	}
 	v, rest, ok := findVerb(args)
@@ -55,11 +48,32 @@ func help(out io.Writer, args []string) error {
 	return nil
 }
 
+// overview prints every verb on a line of its own, then each with its flags.
+func overview(out io.Writer) {
+	var shown []verb
+	for _, v := range verbs() {
+		if v.summary != "" {
+			shown = append(shown, v)
+		}
+	}
+	fmt.Fprint(out, helpHead, "Verbs\n\n")
+	for _, v := range shown {
+		fmt.Fprintf(out, "  %-22s %s\n", v.usage(), v.summary)
+	}
+	fmt.Fprint(out, "\n", helpTail, "\nVerbs and their flags\n\n")
+	for _, v := range shown {
+		describe(out, v)
+	}
+}
+
+// usage is the verb and the arguments it takes.
+func (v verb) usage() string { return strings.Join(append([]string{v.name}, v.args...), " ") }
+
 // describe prints a verb's summary and its flags.
 func describe(out io.Writer, v verb) {
 	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	v.prepare(flags)
-	fmt.Fprintf(out, "qrgrant %s\n    %s\n", strings.Join(append([]string{v.name}, v.args...), " "), v.summary)
+	fmt.Fprintf(out, "qrgrant %s\n    %s\n", v.usage(), v.summary)
 	flags.VisitAll(func(f *flag.Flag) {
 		kind, usage := flag.UnquoteUsage(f)
 		head := "--" + f.Name

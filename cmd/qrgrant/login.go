@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -19,7 +18,7 @@ import (
 const requestTimeout = 40 * time.Second
 
 const loginDetail = `    The terminal PC. It opens a sign-in, draws the QR code (a new one every ten seconds), shows
-    the check code once a phone has scanned, and prints the claims of the verified ID token.
+    the number to type once a phone has scanned, and prints the claims of the verified ID token.
     The tokens are neither stored nor printed. Ctrl-C cancels the sign-in at the server.
     With --json, standard output gets one object at the end and everything else goes to
     standard error.`
@@ -65,9 +64,10 @@ func (f *loginFlags) run(ctx context.Context, e env) error {
 	}
 	display.open(device, attempt)
 	tokens, err := attempt.Await(ctx, display.update)
-	if errors.Is(err, context.Canceled) {
-		err = fmt.Errorf("interrupted, but the server was not told: %w", err)
-		// The phone must not go on asking about a PC that has left.
+	if err != nil && ctx.Err() != nil {
+		// Whatever the last poll came back with, it is this person who ended the sign-in. The
+		// phone must not go on asking about a PC that has left.
+		err = errGivenUp
 		last, stop := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer stop()
 		if attempt.Cancel(last) == nil {

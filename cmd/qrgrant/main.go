@@ -58,6 +58,7 @@ func verbs() []verb {
 		userAddVerb(), userPasswdVerb(), userListVerb(), userDisableVerb(),
 		clientAddVerb(), clientListVerb(), clientDisableVerb(),
 		benchVerb(), benchServerVerb(), benchBareVerb(),
+		versionVerb(),
 	}
 }
 
@@ -81,6 +82,8 @@ func run(ctx context.Context, args []string, e env) int {
 	switch args[0] {
 	case "help", "--help", "-help", "-h":
 		return complain(e, "help", help(e.Stdout, args[1:]))
+	case "--version", "-version":
+		args = append([]string{"version"}, args[1:]...)
 	}
 	v, rest, ok := findVerb(args)
 	if !ok {
@@ -112,7 +115,7 @@ func (v verb) call(ctx context.Context, args []string, e env) error {
 	case errors.Is(err, flag.ErrHelp):
 		return help(e.Stdout, strings.Fields(v.name))
 	case err != nil:
-		return usagef("%v; see qrgrant help %s", err, v.name)
+		return flagFault(flags, err)
 	case len(given) > len(v.args):
 		return usagef("unexpected argument %q; see qrgrant help %s", given[len(v.args)], v.name)
 	case len(given) < len(v.args):

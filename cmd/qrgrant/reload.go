@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -48,12 +50,34 @@ func openCertificate(cert, key string) (*certificate, error) {
 }
 
 func (c *certificate) load() error {
-	pair, err := tls.LoadX509KeyPair(c.cert.path, c.key.path)
+	cert, err := readPEM("--tls-cert", c.cert.path, "CERTIFICATE")
 	if err != nil {
-		return fmt.Errorf("--tls-cert and --tls-key: %w", err)
+		return err
+	}
+	key, err := readPEM("--tls-key", c.key.path, "PRIVATE KEY")
+	if err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return fmt.Errorf("the key in %s does not belong to the first certificate in %s, or one of them is damaged", c.key.path, c.cert.path)
 	}
 	c.current.Store(&pair)
 	return nil
+}
+
+// readPEM reads a file in which a block of that kind stands, such as EC PRIVATE KEY.
+func readPEM(flagName, path, kind string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flagName, err)
+	}
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		if strings.HasSuffix(block.Type, kind) {
+			return raw, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: there is no %s in PEM in %s", flagName, strings.ToLower(kind), path)
 }
 
 // reload reports whether the files have changed. A pair that does not fit, as while one of
@@ -100,7 +124,7 @@ func (s *server) follow(ctx context.Context, hangup <-chan os.Signal) {
 		}
 		switch changed, err := s.settings.certificate.reload(); {
 		case err != nil:
-			s.logger.Error("the certificate was not taken over", "error", err)
+			s.logger.Error("the certificate was not taken over", "error", plain(err))
 		case changed:
 			s.logger.Info("the certificate was taken over")
 		}
@@ -114,7 +138,7 @@ func (s *server) reload(ctx context.Context) {
 		err = config.store(ctx, s.store, s.settings.getenv)
 	}
 	if err != nil {
-		s.logger.Error("the configuration was not taken over", "error", err)
+		s.logger.Error("the configuration was not taken over", "error", plain(err))
 		return
 	}
 	s.config.Store(config)

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -80,7 +79,7 @@ func serveVerb() verb {
 		prepare: func(flags *flag.FlagSet) action {
 			var f serveFlags
 			flags.StringVar(&f.issuer, "issuer", "", "`URL` of the server as clients see it (default http:// and the address)")
-			flags.StringVar(&f.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` to listen on; port 0 takes a free one")
+			flags.StringVar(&f.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` to listen on; port 0 takes a free one,\n0.0.0.0 is all of IPv4, [::] or no host IPv4 and IPv6")
 			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required)")
 			flags.StringVar(&f.config, "config", "", "configuration `FILE` in YAML (required)")
 			flags.Var(&f.proxies, "trusted-proxy", "`CIDR` whose forwarded headers count; repeatable")
@@ -98,8 +97,8 @@ func (f *serveFlags) run(ctx context.Context, e env) error {
 	if f.db == "" || f.config == "" {
 		return usagef("--db and --config are required; see qrgrant help serve, or try qrgrant dev")
 	}
-	if _, _, err := net.SplitHostPort(f.addr); err != nil {
-		return usagef("--addr is %q; it must be HOST:PORT, such as 127.0.0.1:8080", f.addr)
+	if err := checkAddr(f.addr); err != nil {
+		return err
 	}
 	if f.issuer != "" {
 		if err := checkIssuer(f.issuer); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -213,21 +214,6 @@ func (s *server) sweep(ctx context.Context) {
 	}
 }
 
-// listen opens the address and words the two usual mistakes.
-func listen(ctx context.Context, addr string) (net.Listener, error) {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is already in use; choose another address with --addr, for example --addr 127.0.0.1:0 for any free port", addr)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("this user may not listen on %s; choose a port above 1023 with --addr", addr)
-	case err != nil:
-		return nil, usagef("cannot listen on %s: %v; --addr is HOST:PORT", addr, err)
-	}
-	return listener, nil
-}
-
 // openStore opens the database file and words what can be wrong with it.
 func openStore(path string, logger *slog.Logger) (storage.Store, error) {
 	store, err := bolt.Open(path, bolt.Options{Logger: logger})
@@ -238,6 +224,10 @@ func openStore(path string, logger *slog.Logger) (storage.Store, error) {
 		return nil, fmt.Errorf("%s is not a qrgrant database and was left untouched; choose another file with --db", path)
 	case errors.Is(err, bolt.ErrCorrupt):
 		return nil, fmt.Errorf("%s is damaged and was left untouched; restore it from a backup, or choose another file with --db", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the directory of %s does not exist; make it, or choose another file with --db", path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("this user may not open %s; choose another file with --db", path)
 	case err != nil:
 		return nil, fmt.Errorf("cannot open the database, check --db: %w", err)
 	}
