@@ -46,7 +46,7 @@ func phoneVerb() verb {
 			flags.BoolVar(&f.approve, "approve", false, "approve without asking")
 			flags.BoolVar(&f.deny, "deny", false, "deny without asking")
 			flags.BoolVar(&f.report, "report", false, "deny, and report that somebody tried to get in")
-			flags.StringVar(&f.checkCode, "check-code", "", "the two digits `NN` on the other screen")
+			flags.StringVar(&f.checkCode, "check-code", "", "the number `NN` on the other screen")
 			flags.StringVar(&f.userCode, "user-code", "", "the code `XXXX-XXXX` on the other screen, where the server asks for it")
 			return f.run
 		},
@@ -171,7 +171,7 @@ func (f *phoneFlags) decide(ctx context.Context, e env, phone *player.Approver, 
 			refusal.TriesLeft != nil && *refusal.TriesLeft > 0
 		switch {
 		case retry:
-			fmt.Fprintf(e.Stdout, "That is not the code on the other screen; tries left: %d.\n", *refusal.TriesLeft)
+			fmt.Fprintf(e.Stdout, "That is not what the other screen shows; tries left: %d.\n", *refusal.TriesLeft)
 			v.CheckCode, v.UserCode = "", ""
 			if v, err = f.withCode(ctx, p, claim, player.Reference{}, v); err != nil {
 				return err
@@ -280,7 +280,7 @@ func (p *person) askVerdict(ctx context.Context) (string, error) {
 // one need not cost a try. The person may still deny or report instead.
 func (p *person) askCheckCode(ctx context.Context) (code, verdict string, err error) {
 	for {
-		said, err := p.ask(ctx, "Type the two digits shown on the other screen (or deny, report): ")
+		said, err := p.ask(ctx, "Type the number shown on the other screen (or deny, report): ")
 		if err != nil {
 			return "", "", err
 		}
@@ -290,7 +290,7 @@ func (p *person) askCheckCode(ctx context.Context) (code, verdict string, err er
 		if verdict := decision(said); said != "" && verdict != "" && verdict != "approve" {
 			return "", verdict, nil
 		}
-		fmt.Fprintln(p.out, "The check code is two digits, from 10 to 99.")
+		fmt.Fprintln(p.out, "The number has two digits, from 10 to 99.")
 	}
 }
 

@@ -46,7 +46,7 @@ func isTerminal(stream any) bool {
 // open shows a new attempt.
 func (s *screen) open(device *player.ConsumptionDevice, attempt *player.Attempt) {
 	fmt.Fprintf(s.out, "Sign in to %s\n\n", printable(device.Issuer))
-	fmt.Fprintf(s.out, "Scan the code with the phone, or open %s\nand type the code %s. It lasts %s.\n\n",
+	fmt.Fprintf(s.out, "Scan the QR code with the phone, or open %s\nand type the code %s. It lasts %s.\n\n",
 		printable(attempt.VerificationURI), printable(attempt.UserCode), minutes(attempt.Lifetime))
 	if device.Grant == player.GrantDevice {
 		fmt.Fprintf(s.out, "Approve only if the phone shows the same code: %s\n\n", printable(attempt.UserCode))
@@ -135,7 +135,7 @@ func bigCheckCode(code string) string {
 		'8': {"███", "█ █", "███", "█ █", "███"}, '9': {"███", "█ █", "███", "  █", "███"},
 	}
 	var b strings.Builder
-	b.WriteString("A phone has scanned the code. Type this number there, if it is your phone:\n\n")
+	b.WriteString("A phone has scanned the QR code. Type this number there, if it is your phone:\n\n")
 	for row := range height {
 		b.WriteString("      ")
 		for _, digit := range code {
@@ -143,7 +143,7 @@ func bigCheckCode(code string) string {
 		}
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "\nCheck code: %s\nNot your phone? Press Ctrl-C.\n", printable(code))
+	fmt.Fprintf(&b, "\nNumber: %s\nNot your phone? Press Ctrl-C.\n", printable(code))
 	return b.String()
 }
 

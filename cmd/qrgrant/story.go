@@ -128,11 +128,11 @@ func (s *story) approve(ctx context.Context, phone *player.Approver, ref player.
 	select {
 	case code = <-s.checkCode:
 	case end := <-s.signedIn:
-		return fmt.Errorf("the PC ended before it showed a check code: %w", end.err)
+		return fmt.Errorf("the PC ended before it showed a number: %w", end.err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s.step(10, "PC", "hears that it was scanned and shows the check code "+code, s.pcWire.take())
+	s.step(10, "PC", "hears that it was scanned and shows the number "+code, s.pcWire.take())
 	decided, err := phone.Decide(ctx, claim, player.Verdict{Decision: "approve", CheckCode: code})
 	if err != nil {
 		return err

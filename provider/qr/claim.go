@@ -158,14 +158,14 @@ func (s *Server) scanRefused(ctx context.Context, a Approver, q *storage.QRSessi
 		if byCode {
 			return problemUnknownCode()
 		}
-		return problem(http.StatusConflict, "already_claimed", "Another phone has scanned this code.")
+		return problem(http.StatusConflict, "already_claimed", "Another phone has taken this sign-in.")
 	case storage.QRScanDecided:
 		return problem(http.StatusConflict, "already_decided", "You have approved this sign-in already.")
 	case storage.QRScanRepeatLimit:
 		return problemLimited(q.DecisionDeadline().Sub(s.config.Now()))
 	case storage.QRScanStale:
 		s.record(ctx, storage.EventQRFrameRejected, q, a, "stale")
-		return problem(http.StatusConflict, "stale_frame", "The code on the screen has changed. Scan again.")
+		return problem(http.StatusConflict, "stale_frame", "The QR code on the screen has changed. Scan again.")
 	case storage.QRScanWrongAccount:
 		return problem(http.StatusForbidden, "wrong_account", "This sign-in is for another account.")
 	case storage.QRScanStepUp:

@@ -128,13 +128,13 @@ func (s *Server) decided(q *storage.QRSession, outcome storage.QRDecideOutcome) 
 	case storage.QRDecideContextChanged:
 		return nil, problem(http.StatusConflict, "context_changed", "What you were shown has changed. Scan again.")
 	case storage.QRDecideMalformed:
-		return nil, problemInvalid("The code is missing or malformed, or the scope is wider than what was shown.")
+		return nil, problemInvalid("The number or code is missing or malformed, or the scope is wider than what was shown.")
 	case storage.QRDecideMismatch:
 		left := int(q.Claim.TriesLeft)
 		if left == 0 {
 			s.ended(q)
 		}
-		p := problem(http.StatusUnprocessableEntity, "check_code_mismatch", "The code does not match the one on the screen.")
+		p := problem(http.StatusUnprocessableEntity, "check_code_mismatch", "That is not what the other screen shows.")
 		p.TriesLeft = &left
 		return nil, p
 	case storage.QRDecideGone:

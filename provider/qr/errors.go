@@ -43,7 +43,7 @@ func problem(status int, code, detail string) *Problem {
 }
 
 func problemNotFound() *Problem {
-	return problem(http.StatusNotFound, "not_found", "There is no such sign-in. Scan the code on the screen again.")
+	return problem(http.StatusNotFound, "not_found", "There is no such sign-in. Scan the QR code on the screen again.")
 }
 
 func problemUnknownCode() *Problem {
