@@ -17,8 +17,8 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// authorize is GET and POST /authorize (RFC 6749 §4.1.1). GET changes nothing but this
-// browser's cookies. A POST comes back as a GET, because a session cookie that is SameSite=Lax
+// authorize is GET, HEAD and POST /authorize (RFC 6749 §4.1.1). GET changes nothing but this
+// browser's cookies, and HEAD only says whether the request is a good one. A POST comes back as a GET, because a session cookie that is SameSite=Lax
 // does not travel with a form from another site.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
@@ -33,6 +33,12 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	req, err := p.parseAuthorize(r.Context(), r.URL.RawQuery)
 	if err != nil {
 		p.refuseAuthorize(w, r, req, err)
+		return
+	}
+	if r.Method == http.MethodHead {
+		// Whatever GET would make, a code or a QR session, nobody would get to see.
+		secureHeaders(w, pagePolicy+formPolicy(nil))
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		return
 	}
 	b, err := p.browserOf(w, r)

@@ -45,7 +45,7 @@ type resultView struct {
 	Heading, Sentence, Again string
 }
 
-// device is GET and POST /device: the authorization device of a person without the app. It
+// device is GET, HEAD and POST /device: the authorization device of a person without the app. It
 // acts by browser session and form token and refuses a sign-in that was itself born of a QR
 // approval (protocol §6, §8).
 func (p *Provider) device(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +59,7 @@ func (p *Provider) device(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case r.Method == http.MethodGet:
+	case r.Method != http.MethodPost:
 		p.devicePage(w, r, b, r.URL.Query().Get("user_code"), "")
 	case r.PostForm.Get("step") == "decide":
 		p.deviceDecide(w, r, b)
@@ -141,7 +141,7 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 	}
 	v := cardView{
 		Action: p.pathOf(routeDevice), CSRF: token, Card: card, Fault: fault, Context: a.Context,
-		Verified: verifiedText(a.Context.Client.Verified), Where: whereText(a.Context.Network), Asked: p.askedText(r, a.Context.AgeSeconds),
+		Verified: verifiedText(a.Context.Client.Verified), Where: p.whereText(r, a.Context.Network), Asked: p.askedText(r, a.Context.AgeSeconds),
 		Consequence: p.consequence(r, a.Context), AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
 	}
 	for _, id := range a.Context.Warnings {
@@ -196,19 +196,23 @@ func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *brows
 	var problem *qr.Problem
 	switch {
 	case err == nil:
-		p.render(w, r, http.StatusOK, "result", p.deviceResult(answer.State, decision.Decision))
+		p.render(w, r, http.StatusOK, "result", p.deviceResult(answer.State, decision.Decision, claim.Context.Door))
 	case errors.As(err, &problem) && (problem.Code == "check_code_mismatch" || problem.Code == "invalid_request") && (problem.TriesLeft == nil || *problem.TriesLeft > 0):
-		p.cardPage(w, r, b, card, &claim, p.codeFault(r, problem))
+		p.cardPage(w, r, b, card, &claim, p.codeFault(r, &claim, problem))
 	default:
 		p.deviceProblem(w, r, b, "", err)
 	}
 }
 
-func (p *Provider) deviceResult(state, decision string) resultView {
+// deviceResult says what happens next: our own page asks once more, a device of the direct door
+// goes on by itself, and what it offers then is its own affair.
+func (p *Provider) deviceResult(state, decision, door string) resultView {
 	v := resultView{Again: p.pathOf(routeDevice)}
 	switch {
+	case state == "approved" && door == "hosted":
+		v.Heading, v.Sentence = "Approved", "On the other screen, choose \"Continue\" if it shows your name, and \"Not me\" if it shows another."
 	case state == "approved":
-		v.Heading, v.Sentence = "Approved", "The other device will be signed in within seconds. If it shows another name than yours, choose \"Not me\" there."
+		v.Heading, v.Sentence = "Approved", "The other device is signed in within seconds. If it shows another name than yours, sign out there."
 	case decision == "report":
 		v.Heading, v.Sentence = "Denied and reported", "Nobody was signed in. What this asker had got from you before was taken back."
 	default:
@@ -232,14 +236,19 @@ func (p *Provider) deviceProblem(w http.ResponseWriter, r *http.Request, b *brow
 	p.devicePage(w, r, b, code, problemText(problem.Code))
 }
 
-func (p *Provider) codeFault(r *http.Request, problem *qr.Problem) string {
-	if problem.Code == "invalid_request" {
-		return "Enter the code from the other screen."
+// codeFault calls the two digits a number and the user code a code, as every page does.
+func (p *Provider) codeFault(r *http.Request, claim *qr.ScanAnswer, problem *qr.Problem) string {
+	enter, wrong, left := "Enter the number from the other screen.", "The number is wrong.", "The number is wrong. Tries left: %d"
+	if claim.UserCodeRequired {
+		enter, wrong, left = "Enter the code from the other screen.", "The code is wrong.", "The code is wrong. Tries left: %d"
 	}
-	if problem.TriesLeft == nil {
-		return "The code is wrong."
+	switch {
+	case problem.Code == "invalid_request":
+		return enter
+	case problem.TriesLeft == nil:
+		return wrong
 	}
-	return p.say(r, "The code is wrong. Tries left: %d", *problem.TriesLeft)
+	return p.say(r, left, *problem.TriesLeft)
 }
 
 func problemText(code string) string {
@@ -249,7 +258,7 @@ func problemText(code string) string {
 	case "gone":
 		return "This sign-in is over. Start again on the other device."
 	case "check_code_mismatch":
-		return "The code was wrong. Start again on the other device."
+		return "That is not what the other screen showed. Start again on the other device."
 	case "already_claimed", "already_decided":
 		return "This sign-in is already being handled."
 	case "context_changed":
@@ -281,7 +290,7 @@ func (p *Provider) consequence(r *http.Request, c qr.Context) string {
 	return text
 }
 
-func whereText(n qr.ContextNetwork) string {
+func (p *Provider) whereText(r *http.Request, n qr.ContextNetwork) string {
 	text := n.Name
 	for _, part := range []string{n.City, n.Address} {
 		if part != "" && text != "" {
@@ -291,9 +300,9 @@ func whereText(n qr.ContextNetwork) string {
 	}
 	switch n.Distance {
 	case "near":
-		return text + " (near you)"
+		return p.say(r, "%s (near you)", text)
 	case "far":
-		return text + " (far from you)"
+		return p.say(r, "%s (far from you)", text)
 	}
 	if text == "" {
 		return "not known"

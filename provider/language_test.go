@@ -2,12 +2,18 @@ package provider_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -61,6 +67,106 @@ func TestTextsAreComplete(t *testing.T) {
 	for id, text := range chinese {
 		if strings.Count(id, "%")-strings.Count(text, "%") != 0 {
 			t.Errorf("%q and its translation take other values", id)
+		}
+	}
+}
+
+// A picture is a QR code, eight letters are a code and two digits are a number, in every text.
+func TestTextsUseOneVocabulary(t *testing.T) {
+	t.Parallel()
+	words := regexp.MustCompile(`(?i)check code|user code|device code|digit|\bPIN\b|校验码|验证码|检查码|用户码|配对码`)
+	for _, language := range []string{"en", "zh"} {
+		for id, text := range textsOf(t, language) {
+			if found := words.FindString(id + "\n" + text); found != "" {
+				t.Errorf("%s: %q stands in %q, %q", language, found, id, text)
+			}
+		}
+	}
+	number := regexp.MustCompile(`(?i)number|数字`)
+	for _, language := range []string{"en", "zh"} {
+		texts := textsOf(t, language)
+		for id, wants := range map[string]bool{"qr.scanned": true, "card.check_code": true, "card.user_code": false, "card.code": false, "device.enter": false, "qr.scan": false} {
+			if number.MatchString(texts[id]) != wants {
+				t.Errorf("%s: %s is %q", language, id, texts[id])
+			}
+		}
+	}
+}
+
+// sentences are the texts that stand in the code of our pages rather than in a template.
+func sentences(t *testing.T) map[string]bool {
+	t.Helper()
+	found := make(map[string]bool)
+	for _, name := range []string{"browser.go", "clientview.go", "consent.go", "device.go", "hostedcontinue.go", "hostedstate.go", "login.go", "logout.go", "render.go", "router.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(node ast.Node) bool {
+			if literal, ok := node.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				text, err := strconv.Unquote(literal.Value)
+				if err == nil && regexp.MustCompile(`^(%s|[A-Z])[^/]* [^/]*[a-z][^/]*$`).MatchString(text) {
+					found[text] = true
+				}
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// What the code of the pages says is there in Chinese, and no translation has lost its original.
+func TestSentencesAreTranslated(t *testing.T) {
+	t.Parallel()
+	chinese, said := textsOf(t, "zh"), sentences(t)
+	// They go to clients, which read English, or stand where no page can be made.
+	forPrograms := []string{"The person refused.", "The method is not allowed here.", "The page could not be shown."}
+	for sentence := range said {
+		if chinese[sentence] == "" && !slices.Contains(forPrograms, sentence) {
+			t.Errorf("zh.json lacks %q", sentence)
+		}
+	}
+	if len(said) < 40 {
+		t.Errorf("only %d sentences found", len(said))
+	}
+	var source strings.Builder
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		body, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source.Write(body)
+	}
+	english := textsOf(t, "en")
+	for id := range chinese {
+		if _, ours := english[id]; !ours && !strings.Contains(source.String(), strconv.Quote(id)) {
+			t.Errorf("nothing says %q", id)
+		}
+	}
+}
+
+// What a language has no text for is English, and says so to whoever reads the page aloud.
+func TestErrorsWithoutATextAreMarkedAsEnglish(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, providertest.Options{})
+	const twice, nobody = "/authorize?client_id=shop&client_id=shop", "/authorize?client_id=nobody"
+	for _, c := range []struct{ name, path, language, sentence string }{
+		{"no text in Chinese", twice, "zh", `<p id="error" lang="en">A parameter was sent more than once.</p>`},
+		{"a text in Chinese", nobody, "zh", `<p id="error">此客户端未登记。</p>`},
+		{"English", twice, "en", `<p id="error">A parameter was sent more than once.</p>`},
+		{"English, with a text in Chinese", nobody, "en", `<p id="error">The client is not known here.</p>`},
+	} {
+		reply := openPage(t, s, s.Browser(), http.MethodGet, c.path, browserAccept, c.language)
+		heading := map[string]string{"zh": "<h1>操作未成功</h1>", "en": "<h1>This did not work</h1>"}[c.language]
+		if !strings.Contains(reply.Body, c.sentence) || !strings.Contains(reply.Body, heading) || !strings.Contains(reply.Body, `id="error-id"`) {
+			t.Errorf("%s: %d %s", c.name, reply.Status, reply.Body)
 		}
 	}
 }

@@ -28,12 +28,16 @@ type logoutRequest struct {
 	lost     bool
 	state    string
 	client   string
+	// account is logout_hint: whom the client means, in words of its own.
+	account string
 }
 
 // signOutView is the page that asks.
 type signOutView struct {
 	Action, CSRF, Request string
 	Name, Client          string
+	// Named says that the client means this very account.
+	Named bool
 	// Lost says that the person will not be led back. Script sends the form at once.
 	Lost   bool
 	Script string
@@ -93,7 +97,7 @@ func (p *Provider) signOutPage(w http.ResponseWriter, r *http.Request, req *logo
 		p.errorPage(w, r, unavailable(err))
 		return
 	}
-	v := signOutView{Action: p.pathOf(routeLogout), CSRF: token, Request: req.raw, Name: user.Login, Client: req.client, Lost: req.lost}
+	v := signOutView{Action: p.pathOf(routeLogout), CSRF: token, Request: req.raw, Name: user.Login, Client: req.client, Lost: req.lost, Named: req.names(b.session, user)}
 	policy := pagePolicy + "; form-action 'self'"
 	if req.redirect != nil {
 		policy += " " + redirectOrigin(req.redirect)
@@ -104,6 +108,15 @@ func (p *Provider) signOutPage(w http.ResponseWriter, r *http.Request, req *logo
 		policy += scriptPolicy
 	}
 	p.renderUnder(w, r, http.StatusOK, "signout", v, policy)
+}
+
+// names reports whether a hint of the request is about the person who is signed in (RP-Initiated
+// Logout §2). Any other is ignored: it must not tell people apart, nor put words on the page.
+func (req *logoutRequest) names(s *storage.Session, user *storage.User) bool {
+	if req.hint != nil && req.hint.Subject == s.Subject {
+		return true
+	}
+	return req.account != "" && (req.account == s.ID || req.account == s.Subject || strings.EqualFold(req.account, user.Login))
 }
 
 // signOut is the POST of our own page: it ends this browser's sign-in with every token that
@@ -171,7 +184,7 @@ func (p *Provider) signedOut(w http.ResponseWriter, r *http.Request, req *logout
 }
 
 // parseLogout reads the parameters. Whatever is wrong with them, the person can still sign out
-// here; only the way back is lost. logout_hint and ui_locales do no harm.
+// here; only the way back is lost.
 func (p *Provider) parseLogout(ctx context.Context, raw string) (*logoutRequest, error) {
 	if len(raw) > form.MaxBody {
 		return nil, invalidRequest("The request is too long.")
@@ -180,7 +193,7 @@ func (p *Provider) parseLogout(ctx context.Context, raw string) (*logoutRequest,
 	if err != nil {
 		return nil, err
 	}
-	req := &logoutRequest{raw: raw, state: values.Get("state")}
+	req := &logoutRequest{raw: raw, state: values.Get("state"), account: values.Get("logout_hint")}
 	clientID := values.Get("client_id")
 	if token := values.Get("id_token_hint"); token != "" {
 		req.hint = p.idTokens.hint(token)

@@ -335,3 +335,49 @@ func TestLogoutHintOfAnotherPerson(t *testing.T) {
 		t.Errorf("bob: %d %s", reply.Status, reply.Body)
 	}
 }
+
+// A hint that names the person who is signed in says so on the page; any other says nothing, and
+// puts nothing on the page.
+func TestOPRPInitiatedLogoutHint(t *testing.T) {
+	t.Parallel()
+	o := newOP(t, "query", opClients(), nil)
+	tokens, claims := o.tokens()
+	asked := func(pairs ...string) *providertest.Reply {
+		params := url.Values{}
+		for i := 0; i < len(pairs); i += 2 {
+			params.Set(pairs[i], pairs[i+1])
+		}
+		return o.Get(t.Context(), o.browser, "/logout?"+params.Encode())
+	}
+	sid, _ := claims["sid"].(string)
+	for name, page := range map[string]*providertest.Reply{
+		"login":                 asked("logout_hint", providertest.AliceLogin),
+		"login in another case": asked("logout_hint", strings.ToUpper(providertest.AliceLogin)),
+		"subject":               asked("logout_hint", providertest.AliceSubject, "client_id", "rp"),
+		"sid":                   asked("logout_hint", sid),
+		"the ID token":          asked("id_token_hint", tokens.IDToken),
+	} {
+		if sid == "" || page.Status != http.StatusOK || !strings.Contains(page.Body, `<strong>alice</strong> <span id="named">(the account that was named)</span>`) {
+			t.Errorf("%s: %d %s", name, page.Status, page.Body)
+		}
+	}
+	plain := asked("client_id", "rp").Body
+	for name, page := range map[string]*providertest.Reply{
+		"nothing":           asked(),
+		"nobody":            asked("logout_hint", ""),
+		"another person":    asked("logout_hint", "mallory"),
+		"another name":      asked("logout_hint", "alice@example.org"),
+		"an attack":         asked("logout_hint", "<b>alice</b>"),
+		"a foreign token":   asked("id_token_hint", "x.y.z", "client_id", "rp"),
+		"part of a subject": asked("logout_hint", providertest.AliceSubject[:4]),
+	} {
+		body, _, _ := strings.Cut(page.Body, "<form")
+		if page.Status != http.StatusOK || !strings.Contains(body, "<strong>alice</strong>. ") || strings.Contains(body, "named") ||
+			strings.Contains(body, "mallory") || strings.Contains(body, "@example") || strings.Contains(body, "<b>") {
+			t.Errorf("%s: %d %s", name, page.Status, page.Body)
+		}
+	}
+	if !strings.Contains(plain, "Relying Party rp") {
+		t.Errorf("without a hint: %s", plain)
+	}
+}

@@ -62,7 +62,7 @@ func loadTemplates(override fs.FS, texts texts) (map[string]*template.Template, 
 		shared += string(part)
 	}
 	byName := make(map[string]*template.Template)
-	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout", "qrframe"} {
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout", "qrframe", "home"} {
 		body, err := templateFile(override, name+".html")
 		if err != nil {
 			return nil, err
@@ -144,14 +144,23 @@ func secureHeaders(w http.ResponseWriter, policy string) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 }
 
+// errorView is the page of an error. What a language has no text for is marked as English.
+type errorView struct {
+	Heading, Sentence string
+	English           bool
+	// Code and ID are left out when empty.
+	Code, ID string
+}
+
 // errorPage shows an error that must not be sent to a client. Its reference is also logged.
 func (p *Provider) errorPage(w http.ResponseWriter, r *http.Request, err error) {
 	e := tokenError(err)
 	id := rand.Text()[:12]
 	p.config.Logger.InfoContext(r.Context(), "error page shown", "error_id", id, "path", r.URL.Path, "error", err)
-	data := struct{ Heading, Sentence, Code, ID string }{"This did not work", e.description, e.code, id}
+	_, known := p.pages.texts[language(r)][e.description]
+	v := errorView{Heading: "This did not work", Sentence: e.description, English: !known && language(r) != languages()[0], Code: e.code, ID: id}
 	if e.status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "60")
 	}
-	p.render(w, r, e.status, "error", data)
+	p.render(w, r, e.status, "error", v)
 }

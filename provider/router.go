@@ -1,8 +1,11 @@
 package provider
 
 import (
+	"cmp"
+	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gorilla/mux"
@@ -41,6 +44,8 @@ const (
 	routeQRNotMe       = "login_qr_not_me"
 	routeQRNew         = "login_qr_new"
 	routeSubmit        = "submit"
+	routeHome          = "home"
+	routeHomeBare      = "home_bare"
 )
 
 type route struct {
@@ -51,7 +56,7 @@ type route struct {
 }
 
 // table is every route, those that are asked most often first: gorilla/mux tries them in
-// order. Wherever GET stands nothing changes.
+// order. Wherever GET or HEAD stands nothing changes.
 func (p *Provider) table() []route {
 	return []route{
 		{routeToken, "POST", "/token", p.token},
@@ -62,19 +67,19 @@ func (p *Provider) table() []route {
 		{routeUserinfo, "GET POST", "/userinfo", p.userinfo},
 		{routeIntrospect, "POST", "/introspect", p.introspect},
 		{routeRevoke, "POST", "/revoke", p.revoke},
-		{routeAuthorize, "GET POST", "/authorize", p.authorize},
+		{routeAuthorize, "GET HEAD POST", "/authorize", p.authorize},
 		{routeLogin, "POST", "/login", p.page(p.login)},
 		{routeQRState, "GET", "/login/qr/state", p.qrState},
-		{routeQRSVG, "GET", "/login/qr.svg", p.qrSVG},
-		{routeQRPNG, "GET", "/login/qr.png", p.qrPNG},
-		{routeQRFrame, "GET", "/login/qr", p.qrFrame},
+		{routeQRSVG, "GET HEAD", "/login/qr.svg", p.qrSVG},
+		{routeQRPNG, "GET HEAD", "/login/qr.png", p.qrPNG},
+		{routeQRFrame, "GET HEAD", "/login/qr", p.qrFrame},
 		{routeQRContinue, "POST", "/login/qr/continue", p.page(p.qrContinue)},
 		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
 		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
-		{routeDevice, "GET POST", "/device", p.page(p.device)},
+		{routeDevice, "GET HEAD POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
-		{routeLogout, "GET POST", "/logout", p.logout},
+		{routeLogout, "GET HEAD POST", "/logout", p.logout},
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
@@ -84,6 +89,7 @@ func (p *Provider) table() []route {
 		{routeSignInScript, "GET HEAD", "/static/signin.js", p.signInScript},
 		{routeStyle, "GET HEAD", "/static/style.css", p.style},
 		{routeSubmit, "GET HEAD", "/static/submit.js", p.submitScript},
+		{routeHome, "GET HEAD", "/", p.home},
 	}
 }
 
@@ -98,6 +104,8 @@ func (p *Provider) routes() {
 	if p.issuer.Path != "" {
 		// RFC 8414 §3 inserts the well-known part between host and path.
 		p.mount(routeOAuthInserted, "/.well-known/oauth-authorization-server"+p.issuer.Path, "GET HEAD", p.oauthConfiguration)
+		// A person opens the issuer as it is spelt, without a slash at its end.
+		p.mount(routeHomeBare, p.issuer.Path, "GET HEAD", p.home)
 	}
 	p.router.NotFoundHandler = http.HandlerFunc(p.notFound)
 	p.router.MethodNotAllowedHandler = http.HandlerFunc(p.methodNotAllowed)
@@ -124,7 +132,39 @@ func (p *Provider) pathOf(name string) string {
 // origin is the issuer without its path, spelt as configured.
 func (p *Provider) origin() string { return strings.TrimSuffix(p.config.Issuer, p.issuer.Path) }
 
-func (p *Provider) notFound(w http.ResponseWriter, _ *http.Request) {
+// home is GET /: what this server is, for a person who opens the issuer's address. A program
+// still finds nothing there.
+func (p *Provider) home(w http.ResponseWriter, r *http.Request) {
+	if !acceptsHTML(r) {
+		p.notFound(w, r)
+		return
+	}
+	w.Header().Set("Vary", "Accept")
+	p.render(w, r, http.StatusOK, "home", struct{ Issuer, Device string }{p.config.Issuer, p.pathOf(routeDevice)})
+}
+
+// acceptsHTML reports whether a browser shows the answer as a page: it asks for HTML by name,
+// which programs and the pictures of a page do not (RFC 9110 §12.5.1).
+func acceptsHTML(r *http.Request) bool {
+	for item := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		media, parameters, err := mime.ParseMediaType(item)
+		if err != nil || media != "text/html" {
+			continue
+		}
+		quality, err := strconv.ParseFloat(cmp.Or(parameters["q"], "1"), 64)
+		return err == nil && quality > 0
+	}
+	return false
+}
+
+func (p *Provider) notFound(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Vary", "Accept")
+	if acceptsHTML(r) {
+		p.render(w, r, http.StatusNotFound, "error", errorView{
+			Heading: "There is nothing here", Sentence: "Check the address, or go back to where you came from.",
+		})
+		return
+	}
 	writeJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
 }
 
@@ -137,6 +177,13 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	allowed := slices.Clone(p.allow[r.URL.Path])
 	slices.Sort(allowed)
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	w.Header().Set("Vary", "Accept")
+	if acceptsHTML(r) {
+		p.render(w, r, http.StatusMethodNotAllowed, "error", errorView{
+			Heading: "This did not work", Sentence: "This page cannot be opened by its address. Go back and start again.",
+		})
+		return
+	}
 	writeJSON(w, http.StatusMethodNotAllowed, map[string]string{
 		"error": "invalid_request", "error_description": "The method is not allowed here.",
 	})

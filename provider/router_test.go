@@ -80,7 +80,7 @@ func TestWrongMethodAndPath(t *testing.T) {
 	s := providertest.NewServer(t, providertest.Options{})
 	for path, allow := range map[string]string{
 		"/token": "POST", "/device_authorization": "POST", "/qr/scan": "POST", "/introspect": "POST", "/revoke": "POST",
-		"/authorize": "GET, POST", "/userinfo": "GET, POST", "/jwks": "GET, HEAD", "/login": "POST", "/consent": "POST", "/logout": "GET, POST", "/device": "GET, POST",
+		"/authorize": "GET, HEAD, POST", "/userinfo": "GET, POST", "/jwks": "GET, HEAD", "/login": "POST", "/consent": "POST", "/logout": "GET, HEAD, POST", "/device": "GET, HEAD, POST",
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL(path), nil)
 		if err != nil {
