@@ -97,7 +97,8 @@ export class Browser {
       const location = new URL(response.headers.get('location'), target)
       if (location.origin !== target.origin) return new Page({ url: target, left: location })
       target = location
-      response = await this.fetch(target, { headers: { accept: 'text/html', 'sec-fetch-site': init.headers['sec-fetch-site'] } })
+      const site = init.headers['sec-fetch-site']
+      response = await this.fetch(target, { headers: { accept: 'text/html', 'sec-fetch-site': site } })
     }
     return new Page({ url: target, status: response.status, html: await response.text() })
   }

@@ -28,7 +28,13 @@ export async function request(config, parameters) {
   const { verifier, challenge } = await pkce()
   const expectedState = client.randomState()
   const expectedNonce = client.randomNonce()
-  const url = client.buildAuthorizationUrl(config, { scope: 'openid profile', state: expectedState, nonce: expectedNonce, ...challenge, ...parameters })
+  const url = client.buildAuthorizationUrl(config, {
+    scope: 'openid profile',
+    state: expectedState,
+    nonce: expectedNonce,
+    ...challenge,
+    ...parameters,
+  })
   return { url, checks: { pkceCodeVerifier: verifier, expectedState, expectedNonce, idTokenExpected: true } }
 }
 

@@ -37,7 +37,8 @@ describe('openid-client: code flow', { concurrency: false, timeout: 120_000 }, (
   }
 
   test('authorization code with PKCE, refresh, introspection and revocation', async () => {
-    const { tokens: first, claims } = await signIn(new Browser(), { scope: 'openid profile offline_access', prompt: 'consent' })
+    const offline = { scope: 'openid profile offline_access', prompt: 'consent' }
+    const { tokens: first, claims } = await signIn(new Browser(), offline)
     assert.ok(!(claims.amr ?? []).includes('mca'), 'a password sign-in is not a QR approval')
 
     const second = await client.refreshTokenGrant(config, first.refresh_token)
@@ -105,7 +106,8 @@ describe('openid-client: code flow', { concurrency: false, timeout: 120_000 }, (
 
     const { claims } = await signIn(browser)
     const after = await silently(browser)
-    const again = checkClaims(server, await client.authorizationCodeGrant(config, after.answer, after.checks), { clientId: 'web', nonce: after.checks.expectedNonce })
+    const tokens = await client.authorizationCodeGrant(config, after.answer, after.checks)
+    const again = checkClaims(server, tokens, { clientId: 'web', nonce: after.checks.expectedNonce })
     assert.equal(again.sid, claims.sid)
     assert.equal(again.auth_time, claims.auth_time)
   })
@@ -142,7 +144,8 @@ describe('openid-client: code flow', { concurrency: false, timeout: 120_000 }, (
     const { tokens, claims } = await signIn(new Browser())
     const info = await client.fetchUserInfo(config, tokens.access_token, claims.sub)
     assert.deepEqual(info, { sub: claims.sub, name: 'Alice Example' })
-    await assert.rejects(client.fetchUserInfo(config, tokens.access_token, 'alice-2'), { code: 'OAUTH_JSON_ATTRIBUTE_COMPARISON_FAILED' })
+    const ofAnother = client.fetchUserInfo(config, tokens.access_token, 'alice-2')
+    await assert.rejects(ofAnother, { code: 'OAUTH_JSON_ATTRIBUTE_COMPARISON_FAILED' })
     await challenges(client.fetchUserInfo(config, tokens.access_token.slice(0, -1), claims.sub), 'invalid_token')
   })
 
@@ -168,6 +171,7 @@ describe('openid-client: code flow', { concurrency: false, timeout: 120_000 }, (
     const wrong = await discover(server, 'rsa', { secret: server.secret, alg: 'ES256' })
     const next = await request(wrong, { redirect_uri: `${server.party.origin}/rsa`, prompt: 'none' })
     const { left } = await browser.open(next.url)
-    await assert.rejects(client.authorizationCodeGrant(wrong, left, next.checks), ({ cause }) => /unexpected JWT "alg"/.test(cause.message))
+    const refused = client.authorizationCodeGrant(wrong, left, next.checks)
+    await assert.rejects(refused, ({ cause }) => /unexpected JWT "alg"/.test(cause.message))
   })
 })

@@ -38,7 +38,7 @@ describe('openid-client: hosted door', { concurrency: true, timeout: 120_000 }, 
     const picture = await browser.fetch(new URL(page.attribute('qr-image', 'src'), page.url))
     assert.equal(picture.status, 200)
     assert.equal(picture.headers.get('content-type'), 'image/png')
-    assert.deepEqual([...new Uint8Array(await picture.arrayBuffer()).subarray(0, 8)], [...Buffer.from('\x89PNG\r\n\x1a\n', 'latin1')])
+    assert.equal(Buffer.from(await picture.arrayBuffer()).toString('latin1', 0, 8), '\x89PNG\r\n\x1a\n')
     // The page's address is worth nothing in another browser.
     assert.equal((await state(new Browser(), page)).status, 404)
 
@@ -71,7 +71,8 @@ describe('openid-client: hosted door', { concurrency: true, timeout: 120_000 }, 
       const mixedUp = new URL(page.left)
       if (iss) mixedUp.searchParams.set('iss', iss)
       else mixedUp.searchParams.delete('iss')
-      await assert.rejects(client.authorizationCodeGrant(config, mixedUp, checks), ({ cause }) => /"iss" \(issuer\)/.test(cause.message))
+      const refused = client.authorizationCodeGrant(config, mixedUp, checks)
+      await assert.rejects(refused, ({ cause }) => /"iss" \(issuer\)/.test(cause.message))
     }
     const tokens = await client.authorizationCodeGrant(config, page.left, checks)
     const claims = checkClaims(server, tokens, { clientId: 'shop', nonce: checks.expectedNonce })

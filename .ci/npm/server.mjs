@@ -18,7 +18,8 @@ class RelyingParty extends EventEmitter {
   #server = http.createServer(async (req, res) => {
     let body = ''
     for await (const chunk of req) body += chunk
-    this.#received.push(new Request(new URL(req.url, this.origin), { method: req.method, headers: req.headers, body: body || undefined }))
+    const { method, headers } = req
+    this.#received.push(new Request(new URL(req.url, this.origin), { method, headers, body: body || undefined }))
     res.writeHead(200, { 'content-type': 'text/plain' }).end('taken')
     this.emit('received')
   })
@@ -98,7 +99,8 @@ export class Server {
     this.end()
     try {
       const [code, signal] = await this.exit
-      assert.deepEqual({ code, signal }, { code: 0, signal: null }, `qrgrant serve on SIGTERM:\n${readFileSync(this.log, 'utf8')}`)
+      const log = readFileSync(this.log, 'utf8')
+      assert.deepEqual({ code, signal }, { code: 0, signal: null }, `qrgrant serve on SIGTERM:\n${log}`)
     } finally {
       rmSync(this.directory, { recursive: true, force: true })
     }
