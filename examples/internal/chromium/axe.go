@@ -4,6 +4,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
 )
 
 // violation is what axe-core finds against a rule.
@@ -17,7 +20,7 @@ type violation struct {
 
 // Axe checks the accessibility of the page as it is now with axe-core, in a subtest, and fails
 // it for every violation. Without QRGRANT_AXE the subtest is skipped, and fails where CI is set.
-// The page must run scripts.
+// A page that runs no scripts runs axe's all the same, and none of its own before or after.
 func Axe(t *testing.T, p *Page) {
 	t.Helper()
 	t.Run("axe", func(t *testing.T) {
@@ -31,6 +34,10 @@ func Axe(t *testing.T, p *Page) {
 		script, err := os.ReadFile(path) //nolint:gosec // G304, G703: the file that whoever runs the tests names
 		if err != nil {
 			t.Fatal(err)
+		}
+		if p.noScript {
+			p.allowScripts(t, true)
+			defer p.allowScripts(t, false)
 		}
 		// Evaluated, not loaded: no policy of the page has to be opened for it.
 		if _, err := evaluate[bool](p, string(script)+";true"); err != nil {
@@ -47,4 +54,11 @@ func Axe(t *testing.T, p *Page) {
 			}
 		}
 	})
+}
+
+func (p *Page) allowScripts(t *testing.T, allow bool) {
+	t.Helper()
+	if _, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !allow}); err != nil {
+		t.Error(err)
+	}
 }

@@ -44,6 +44,8 @@ type Page struct {
 	tb  testing.TB
 	ctx context.Context
 
+	noScript bool
+
 	mu       sync.Mutex
 	faults   []string
 	expected []string
@@ -52,7 +54,7 @@ type Page struct {
 // Page opens an empty page that closes with the test.
 func (b *Browser) Page(tb testing.TB, o PageOptions) *Page {
 	tb.Helper()
-	p := &Page{tb: tb}
+	p := &Page{tb: tb, noScript: o.NoScript}
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.hear))
 	p.ctx = ctx
 	// Not under a deadline: the end of the first context closes the page.
