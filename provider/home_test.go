@@ -68,7 +68,7 @@ func TestUnknownPathIsAPageForAPerson(t *testing.T) {
 		}
 		wantError(t, openPage(t, s, s.Browser(), http.MethodGet, path, "image/avif,image/webp,*/*;q=0.8", "en"), http.StatusNotFound, "not_found")
 	}
-	if zh := openPage(t, s, s.Browser(), http.MethodGet, "/nothing", browserAccept, "zh"); !strings.Contains(zh.Body, "此处没有内容") || strings.Contains(zh.Body, `lang="en"`) {
+	if zh := openPage(t, s, s.Browser(), http.MethodGet, "/nothing", browserAccept, "zh"); !strings.Contains(zh.Body, "找不到此页面") || strings.Contains(zh.Body, `lang="en"`) {
 		t.Errorf("in Chinese: %s", zh.Body)
 	}
 	// What only a form can open says so, with the method that is allowed.
