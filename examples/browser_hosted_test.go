@@ -116,3 +116,32 @@ func TestBrowserHostedEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestBrowserFrame looks at the page in the frame that keeps the code fresh without script, alone:
+// a check from outside does not reach into it. It must show the code large enough for cameras on
+// the narrowest screens too.
+func TestBrowserFrame(t *testing.T) {
+	t.Parallel()
+	b := openShop(t, providertest.Options{HTTP: true}, nil)
+	phone, p := b.telephone(), b.visit(chromium.PageOptions{Width: 360, Height: 640, Scale: 2, Mobile: true})
+	p.WaitVisible("#qr-image")
+	// Eight of its 45 modules are the quiet zone.
+	if side := chromium.Eval[float64](p, "document.getElementById('qr-image').getBoundingClientRect().width"); side*37/45 < 240 {
+		t.Errorf("the picture is %.0f pixels wide", side)
+	}
+	src := chromium.Eval[string](p, "new DOMParser().parseFromString(document.querySelector('noscript').textContent, 'text/html').querySelector('iframe').getAttribute('src')")
+	p.Navigate(b.Issuer + src)
+	// The frame exists to look again by itself, so that the page around it, which has the
+	// heading, is left alone.
+	except := []string{"meta-refresh", "page-has-heading-one"}
+	look(t, p, "1-pending", except...)
+	scan := phone.scan(p)
+	p.Reload()
+	code := p.Text("#check-code")
+	look(t, p, "2-scanned", except...)
+	phone.decide(scan, "approve", code)
+	p.Reload()
+	look(t, p, "3-approved", except...)
+	p.Click("#qr-continue")
+	b.signedIn(p)
+}
