@@ -215,6 +215,20 @@ func TestWebapp(t *testing.T) {
 		}
 	}
 
+	// The form of another site signs nobody out.
+	signIn()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, app+"/logout", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Origin", "https://evil.example")
+	if resp, err := browser.Do(req); err != nil || resp.StatusCode != http.StatusForbidden || resp.Body.Close() != nil {
+		t.Errorf("a form of another site: %v, %v", resp, err)
+	}
+	if page, _ := browse(t, browser, http.MethodGet, app+"/", nil); !strings.Contains(page, "signed in as") {
+		t.Errorf("after the form of another site: %s", page)
+	}
+
 	// A stranger's callback and a forged logout token change nothing.
 	for path, form := range map[string]url.Values{"/callback?code=x&state=y": nil, "/backchannel-logout": {"logout_token": {"x.y.z"}}} {
 		resp, err := browser.PostForm(app+path, form)

@@ -6,7 +6,7 @@ package main
 
 import (
 	"flag"
-	"fmt"
+	"log"
 	"net/http"
 	"os"
 	"time"
@@ -21,8 +21,8 @@ func main() {
 	flag.StringVar(&app.ClientID, "client-id", "webapp", "`ID` of the client")
 	flag.StringVar(&app.URL, "url", "http://127.0.0.1:8090", "`URL` of this application; /callback below it must be registered")
 	flag.Parse()
+	http.DefaultClient.Timeout = 10 * time.Second // the application's requests to the provider
 	server := &http.Server{Addr: *addr, Handler: app.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
-	fmt.Println("webapp serves", app.URL)
-	fmt.Fprintln(os.Stderr, "webapp:", server.ListenAndServe())
-	os.Exit(1)
+	log.Println("webapp serves", app.URL)
+	log.Fatalln("webapp:", server.ListenAndServe())
 }

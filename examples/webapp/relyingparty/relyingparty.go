@@ -3,21 +3,23 @@
 package relyingparty
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
+	_ "embed" // for the page
 	"errors"
-	"fmt"
 	"html/template"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 )
+
+//go:embed page.html
+var pageHTML string
 
 // The cookies: of the sign-in under way, and of the session it ends in.
 const loginCookie, sessionCookie = "webapp-login", "webapp"
@@ -30,27 +32,32 @@ type App struct {
 	mu       sync.Mutex
 	provider *oidc.Provider
 	oauth    oauth2.Config
-	sessions map[string]*session
+	metadata struct {
+		EndSession string `json:"end_session_endpoint"`
+		SendsIss   bool   `json:"authorization_response_iss_parameter_supported"`
+	}
+	// sessions are *session by the cookie's value; told has the jti of logout tokens that came.
+	sessions, told sync.Map
 }
 
 // session is a person who is signed in here.
-type session struct{ Name, Subject, SID, idToken string }
+type session struct{ Name, Subject, sid, idToken string }
 
-// Handler serves the application.
+// Handler serves the application. A form of another site is refused: it could sign people out.
 func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", a.home)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { a.show(w, http.StatusOK, a.session(r), "") })
 	mux.HandleFunc("GET /login", a.login)
 	mux.HandleFunc("GET /callback", a.callback)
 	mux.HandleFunc("POST /logout", a.logout)
 	mux.HandleFunc("POST /backchannel-logout", a.backchannel)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.discover(r.Context()) != nil {
-			http.Error(w, "The provider cannot be reached.", http.StatusServiceUnavailable)
+			a.show(w, http.StatusServiceUnavailable, nil, "The provider cannot be reached.")
 			return
 		}
 		mux.ServeHTTP(w, r)
-	})
+	}))
 }
 
 // discover asks the provider about itself, once it answers.
@@ -62,9 +69,9 @@ func (a *App) discover(ctx context.Context) (err error) {
 	}
 	// The provider's keys are fetched with this context for as long as the application runs.
 	if a.provider, err = oidc.NewProvider(context.WithoutCancel(ctx), a.Issuer); err == nil {
-		a.sessions = map[string]*session{}
 		a.oauth = oauth2.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, Endpoint: a.provider.Endpoint(), RedirectURL: a.URL + "/callback"}
 		a.oauth.Scopes = []string{oidc.ScopeOpenID, "profile"}
+		err = a.provider.Claims(&a.metadata)
 	}
 	return err
 }
@@ -76,17 +83,16 @@ func (a *App) login(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, a.oauth.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)), http.StatusSeeOther)
 }
 
-// callback takes the provider's answer.
+// callback takes the provider's answer. Every sign-in makes a new session; the old one ends.
 func (a *App) callback(w http.ResponseWriter, r *http.Request) {
 	signedIn, err := a.redeem(r)
 	if err != nil {
-		http.Error(w, "The sign-in failed: "+err.Error(), http.StatusBadRequest)
+		a.show(w, http.StatusBadRequest, nil, "The sign-in failed: "+err.Error()+".")
 		return
 	}
 	id := rand.Text()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.sessions[id] = signedIn
+	a.sessions.Delete(cookie(r, sessionCookie))
+	a.sessions.Store(id, signedIn)
 	a.setCookie(w, loginCookie, "", -1)
 	a.setCookie(w, sessionCookie, id, 0)
 	http.Redirect(w, r, "/", http.StatusSeeOther)
@@ -94,15 +100,13 @@ func (a *App) callback(w http.ResponseWriter, r *http.Request) {
 
 // redeem checks that the answer is to this browser's request and turns its code into a person.
 func (a *App) redeem(r *http.Request) (*session, error) {
-	query, expected := r.URL.Query(), []string{}
-	if cookie, err := r.Cookie(loginCookie); err == nil {
-		expected = strings.Split(cookie.Value, ".")
-	}
+	query, expected := r.URL.Query(), strings.Split(cookie(r, loginCookie), ".")
 	switch {
-	case len(expected) != 3 || query.Get("state") != expected[0] || cmp.Or(query.Get("iss"), a.Issuer) != a.Issuer:
+	case len(expected) != 3 || query.Get("state") != expected[0], // RFC 9207 is the next line:
+		(a.metadata.SendsIss || query.Has("iss")) && query.Get("iss") != a.Issuer:
 		return nil, errors.New("this browser did not ask this provider for it")
 	case query.Has("error"):
-		return nil, fmt.Errorf("the provider says %q", query.Get("error"))
+		return nil, errors.New("the provider did not allow it")
 	}
 	token, err := a.oauth.Exchange(r.Context(), query.Get("code"), oauth2.VerifierOption(expected[2]))
 	if err != nil {
@@ -115,69 +119,71 @@ func (a *App) redeem(r *http.Request) (*session, error) {
 	}
 	info, err := a.provider.UserInfo(r.Context(), oauth2.StaticTokenSource(token))
 	var claims struct{ Name, SID string }
-	if err != nil || info.Subject != idToken.Subject || errors.Join(idToken.Claims(&claims), info.Claims(&claims)) != nil {
+	if err != nil || info.Subject != idToken.Subject || errors.Join(info.Claims(&claims), idToken.Claims(&claims)) != nil {
 		return nil, errors.New("the provider does not say who it is")
 	}
-	return &session{Name: claims.Name, Subject: idToken.Subject, SID: claims.SID, idToken: raw}, nil
+	return &session{claims.Name, idToken.Subject, claims.SID, raw}, nil
 }
 
 // logout ends the session here and leads to the provider, which ends its own.
 func (a *App) logout(w http.ResponseWriter, r *http.Request) {
-	next, metadata := "/", struct {
-		End string `json:"end_session_endpoint"`
-	}{}
-	ended := a.session(r)
-	a.drop(func(_ string, s *session) bool { return s == ended })
-	if ended != nil && a.provider.Claims(&metadata) == nil && metadata.End != "" {
-		next = metadata.End + "?" + url.Values{"id_token_hint": {ended.idToken}, "post_logout_redirect_uri": {a.URL + "/"}}.Encode()
+	next, ended := "/", a.session(r)
+	a.sessions.Delete(cookie(r, sessionCookie))
+	if ended != nil && a.metadata.EndSession != "" {
+		next = a.metadata.EndSession + "?" + url.Values{"id_token_hint": {ended.idToken}, "post_logout_redirect_uri": {a.URL + "/"}}.Encode()
 	}
 	a.setCookie(w, sessionCookie, "", -1)
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
-// backchannel is where the provider says that a sign-in has ended, whoever ended it.
+// backchannel is where the provider says that a sign-in has ended. VerifyLogout checks the
+// signature, iss, aud, exp and events, and that there is a jti, a sid or a sub, and no nonce.
 func (a *App) backchannel(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	token, err := a.provider.Verifier(&oidc.Config{ClientID: a.ClientID}).VerifyLogout(r.Context(), r.PostFormValue("logout_token"))
-	if err != nil {
+	if err != nil || token.IssuedAt.IsZero() || time.Until(token.IssuedAt) > time.Minute {
 		http.Error(w, "not a logout token", http.StatusBadRequest)
 		return
 	}
-	a.drop(func(_ string, s *session) bool {
-		return s.SID != "" && s.SID == token.SessionID || token.SessionID == "" && s.Subject == token.Subject
+	if _, before := a.told.LoadOrStore(token.TokenID, true); before {
+		return // a replay, or a second try after a lost answer: it has ended what it may
+	}
+	time.AfterFunc(time.Until(token.Expiry), func() { a.told.Delete(token.TokenID) })
+	a.sessions.Range(func(id, value any) bool {
+		s := value.(*session)
+		if (token.SessionID == "" || s.sid == token.SessionID) && (token.Subject == "" || s.Subject == token.Subject) {
+			a.sessions.Delete(id)
+		}
+		return true
 	})
 }
 
-// home shows who is signed in.
-func (a *App) home(w http.ResponseWriter, r *http.Request) {
+// show writes the page, whose only style is its own; its form may lead on to the provider.
+func (a *App) show(w http.ResponseWriter, status int, s *session, fault string) {
+	nonce := rand.Text()
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src 'nonce-"+nonce+"'; form-action 'self' "+a.Issuer)
 	w.Header().Set("Cache-Control", "no-store")
-	_ = template.Must(template.New("").Parse(page)).Execute(w, a.session(r)) // a browser that is gone needs no page
+	w.WriteHeader(status)
+	// A browser that is gone needs no page.
+	_ = template.Must(template.New("").Parse(pageHTML)).Execute(w, map[string]any{"Nonce": nonce, "Session": s, "Fault": fault})
 }
-
-const page = `<!doctype html><html lang="en"><meta charset="utf-8"><title>Example web app</title>
-<h1>Example web app</h1>
-{{with .}}<form method="post" action="/logout">You are signed in as <strong>{{or .Name .Subject}}</strong>. <button>Sign out</button></form>
-{{else}}<p><a href="/login">Sign in</a></p>{{end}}`
 
 func (a *App) session(r *http.Request) *session {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if cookie, err := r.Cookie(sessionCookie); err == nil {
-		return a.sessions[cookie.Value]
-	}
-	return nil
+	found, _ := a.sessions.Load(cookie(r, sessionCookie))
+	s, _ := found.(*session)
+	return s
 }
 
-func (a *App) drop(ends func(key string, s *session) bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	maps.DeleteFunc(a.sessions, ends)
+func cookie(r *http.Request, name string) string {
+	if c, err := r.Cookie(name); err == nil {
+		return c.Value
+	}
+	return ""
 }
 
 func (a *App) setCookie(w http.ResponseWriter, name, value string, maxAge int) {
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure wherever the app is served over https.
-		Name: name, Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode,
-		Secure: strings.HasPrefix(a.URL, "https:"),
+		Name: name, Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(a.URL, "https:"),
 	})
 }
