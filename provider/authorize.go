@@ -22,7 +22,7 @@ import (
 // does not travel with a form from another site.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
-		values, err := form.Read(w, r)
+		values, err := form.Fields(w, r)
 		if err != nil {
 			p.errorPage(w, r, err)
 			return
@@ -54,7 +54,7 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 // not ask for ever.
 func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authorizeRequest, b *browser, fresh bool) {
 	silent := slices.Contains(req.prompt, "none")
-	ask, err := p.mustConsent(r.Context(), req, b.session)
+	ask, err := p.mustConsent(r.Context(), req, b.session, fresh)
 	switch {
 	case err != nil:
 		p.refuseAuthorize(w, r, req, err)
@@ -155,14 +155,25 @@ func (p *Provider) refuseAuthorize(w http.ResponseWriter, r *http.Request, req *
 		p.errorPage(w, r, err)
 		return
 	}
-	var own *oauthError
-	if !errors.As(err, &own) {
-		own = serverError(err)
-	}
-	if own.status >= http.StatusInternalServerError {
+	own := authorizeError(err)
+	// A browser that is gone is no failure of ours.
+	if own.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		p.config.Logger.ErrorContext(r.Context(), "authorization failed", "client_id", req.client.ID, "error", err)
 	}
 	p.redirectError(w, r, req, own.code, own.description)
+}
+
+// authorizeError says in the codes of RFC 6749 §4.1.2.1 what fosite and the store report. A code
+// that the token endpoint alone knows means that we failed.
+func authorizeError(err error) *oauthError {
+	var own *oauthError
+	if errors.As(err, &own) {
+		return own
+	}
+	if own = tokenError(err); own.code == "invalid_grant" || own.code == "invalid_client" {
+		return serverError(err)
+	}
+	return own
 }
 
 func (p *Provider) redirectError(w http.ResponseWriter, r *http.Request, req *authorizeRequest, code, sentence string) {

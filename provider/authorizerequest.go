@@ -18,8 +18,13 @@ import (
 const (
 	// longestNonce bounds what a client can make us store with a code.
 	longestNonce = 1024
+	// longestMaxAge is a hundred years in seconds, which a time.Duration still holds.
+	longestMaxAge = 100 * 365 * 24 * 60 * 60
 	// challengeLength is that of a SHA-256 hash in base64url.
 	challengeLength = 43
+	// mostWords is how many words a list in a request may have. No client registers so many
+	// scopes, and what is done for each word would add up.
+	mostWords       = 64
 	base64URLDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 )
 
@@ -53,7 +58,7 @@ func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRe
 	if len(raw) > form.MaxBody {
 		return nil, invalidRequest("The request is too long.")
 	}
-	values, err := form.Parse(raw)
+	values, repeated, err := parseQuery(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +70,8 @@ func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRe
 		return nil, unavailable(err)
 	}
 	req := &authorizeRequest{raw: raw, values: values, client: client, state: values.Get("state"), loginHint: values.Get("login_hint")}
-	req.scopes = uniqueFields(values.Get("scope"))
+	scopesRead := false
+	req.scopes, scopesRead = uniqueWords(values.Get("scope"))
 	req.redirectSent = values.Has("redirect_uri")
 	if req.redirect = redirectURI(client, values.Get("redirect_uri"), slices.Contains(req.scopes, "openid")); req.redirect == nil {
 		return nil, invalidRequest("The redirect_uri is not one the client registered.")
@@ -73,7 +79,37 @@ func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRe
 	if req.formPost, err = readResponseMode(values); err != nil {
 		return req, err
 	}
+	if repeated != nil {
+		return req, repeated
+	}
+	if !scopesRead {
+		return req, invalidScope()
+	}
 	return req, p.checkAuthorize(req)
+}
+
+// parseQuery reads the parameters. What was sent more than once is left out, and is a fault for
+// the client to hear of (RFC 6749 §4.1.2.1), unless it is what says where the client hears.
+func parseQuery(raw string) (values url.Values, repeated, err error) {
+	values, err = form.Parse(raw)
+	if err == nil {
+		return values, nil, nil
+	}
+	all, malformed := url.ParseQuery(raw)
+	if malformed != nil || len(all["client_id"]) > 1 || len(all["redirect_uri"]) > 1 {
+		return nil, nil, err
+	}
+	for name, sent := range all {
+		if len(sent) > 1 && name != "resource" {
+			delete(all, name)
+		}
+	}
+	// Whatever else is wrong stays a fault for the person.
+	once, other := form.Parse(all.Encode())
+	if other != nil {
+		return nil, nil, other
+	}
+	return once, tokenError(err), nil
 }
 
 // readResponseMode comes before every other check, so that an error too is answered in the
@@ -157,7 +193,10 @@ func (req *authorizeRequest) readChallenge() error {
 
 // readPrompt reads what decides about the sign-in (OpenID Connect Core §3.1.2.1).
 func (p *Provider) readPrompt(req *authorizeRequest) error {
-	req.prompt = uniqueFields(req.values.Get("prompt"))
+	var read bool
+	if req.prompt, read = uniqueWords(req.values.Get("prompt")); !read {
+		return invalidRequest("The prompt is not supported.")
+	}
 	for _, prompt := range req.prompt {
 		if !slices.Contains([]string{"none", "login", "consent", "select_account"}, prompt) {
 			return invalidRequest("The prompt is not supported.")
@@ -167,8 +206,8 @@ func (p *Provider) readPrompt(req *authorizeRequest) error {
 		return invalidRequest("The prompt none cannot be combined.")
 	}
 	if req.values.Has("max_age") {
-		seconds, err := strconv.ParseInt(req.values.Get("max_age"), 10, 32)
-		if err != nil || seconds < 0 {
+		seconds, ok := readMaxAge(req.values.Get("max_age"))
+		if !ok {
 			return invalidRequest("The max_age is malformed.")
 		}
 		req.maxAge = &seconds
@@ -179,6 +218,19 @@ func (p *Provider) readPrompt(req *authorizeRequest) error {
 		}
 	}
 	return nil
+}
+
+// readMaxAge reads seconds written in digits. No sign-in is older than longestMaxAge, so that a
+// larger number asks for no more than that one.
+func readMaxAge(text string) (seconds int64, ok bool) {
+	if strings.Trim(text, "0123456789") != "" {
+		return 0, false
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return longestMaxAge, true
+	}
+	return min(seconds, longestMaxAge), err == nil
 }
 
 // redirectURI returns where the answer goes, or nil. Registered URIs match character by
@@ -227,22 +279,39 @@ func safeRedirect(raw string) *url.URL {
 }
 
 // CheckRedirectURI returns an error when a redirect URI is never redirected to, though it be
-// registered: it must be absolute and without a fragment (RFC 6749 §3.1.2), nothing a browser
-// runs or reads itself, and http only on a loopback host, because a code crosses the network.
+// registered: it must be absolute and without a fragment (RFC 6749 §3.1.2). One of https or http
+// names a plain host and no user, and http only a loopback host, because a code crosses the
+// network. Any other scheme is a native app's own and has a dot in it (RFC 8252 §7.1), which no
+// scheme has that a browser runs or reads itself.
 func CheckRedirectURI(raw string) error {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Scheme == "" || strings.Contains(raw, "#"):
 		return errors.New("provider: a redirect URI is absolute and has no fragment")
-	case slices.Contains([]string{"javascript", "data", "vbscript", "blob", "file", "about"}, u.Scheme):
-		return errors.New("provider: a redirect URI of a scheme that browsers keep to themselves")
+	case u.Scheme != "https" && u.Scheme != "http":
+		if !strings.Contains(u.Scheme, ".") {
+			return errors.New("provider: a redirect URI of an app's own scheme has a dot in it, such as com.example.app:/callback")
+		}
+	case u.Hostname() == "" || u.User != nil || strings.Trim(u.Host, hostCharacters+":[]") != "":
+		// What else browsers read into an address is left out, and what would end a directive of
+		// our content security policy.
+		return errors.New("provider: a redirect URI of https or http names a plain host and no user")
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return errors.New("provider: a redirect URI with http leads to a loopback host")
 	}
 	return nil
 }
 
-// redirectOrigin is the redirect's origin for form-action, or its scheme when it has none.
+// formTarget is the redirect as a source of form-action. A host-source cannot be an address of
+// IPv6 (CSP Level 3 §2.3.1): browsers would then refuse the redirect, so the scheme has to do.
+func formTarget(u *url.URL) string {
+	if strings.Contains(u.Hostname(), ":") {
+		return u.Scheme + ":"
+	}
+	return redirectOrigin(u)
+}
+
+// redirectOrigin is the redirect's origin as people read it, or its scheme when it has none.
 func redirectOrigin(u *url.URL) string {
 	if u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return u.Scheme + ":"
@@ -250,13 +319,18 @@ func redirectOrigin(u *url.URL) string {
 	return u.Scheme + "://" + u.Host
 }
 
-// uniqueFields splits at spaces and leaves repetitions out, keeping the order.
-func uniqueFields(s string) []string {
-	var out []string
-	for _, f := range strings.Fields(s) {
-		if !slices.Contains(out, f) {
-			out = append(out, f)
+// uniqueWords splits at spaces and leaves repetitions out, keeping the order. It reads no more
+// than mostWords and then says that there are more.
+func uniqueWords(s string) (words []string, all bool) {
+	read, seen := 0, make(map[string]bool)
+	for word := range strings.FieldsSeq(s) {
+		if read++; read > mostWords {
+			return words, false
+		}
+		if !seen[word] {
+			seen[word] = true
+			words = append(words, word)
 		}
 	}
-	return out
+	return words, true
 }

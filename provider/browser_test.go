@@ -337,6 +337,15 @@ func TestCheckRedirectURI(t *testing.T) {
 		"http://[::1]:8080/callback": true, "http://localhost/callback": true,
 		"": false, "/callback": false, "app.example/callback": false, "http://app.example/callback": false,
 		"https://app.example/#": false, "https://app.example/%": false, "javascript:alert(1)": false, "DATA:text/html,x": false,
+		// What a browser or we ourselves would read as another address.
+		"https:callback": false, "https:/callback": false, "https:///callback": false, "https://:443/callback": false, "http:callback": false,
+		"https://user@app.example/": false, "https://user:pw@app.example/": false, "http://x@127.0.0.1/": false,
+		"https://a;b/": false, "https://a'b/": false, "https://*.app.example/": false, "https://a,b/": false, "https://b%C3%BCcher.example/": false,
+		"https://[fe80::1%25eth0]/": false, "https://app.example\\@evil.example/": false, "https://app.example:8443/a;b?c=d": true,
+		// What a browser runs or reads itself; an app's own scheme has a dot.
+		"filesystem:https://app.example/x": false, "view-source:https://app.example/": false, "blob:https://app.example/x": false, "about:blank": false,
+		"file:///etc/passwd": false, "vbscript:x": false, "intent://x": false, "ms-settings:x": false, "chrome-extension://x/": false, "ws://127.0.0.1/": false,
+		"mailto:a@app.example": false, "myapp:/callback": false, "com.example.app://callback": true,
 	} {
 		if err := provider.CheckRedirectURI(uri); (err == nil) != good {
 			t.Errorf("%q: %v", uri, err)

@@ -69,10 +69,8 @@ func claimsOf(user *storage.User, scopes, names []string) map[string]any {
 type claimsRequest struct {
 	// userinfo and idToken are names of a person's claims.
 	userinfo, idToken []string
-	// subjects are the only people who will do; empty allows everyone.
-	subjects []string
-	// acr are the only contexts that will do, asked for as essential; empty allows every one.
-	acr []string
+	// subjects are the people who will do, acr the contexts, where asked for as essential.
+	subjects, acr oneOf
 }
 
 // claimAsked is what the parameter may say about one claim.
@@ -82,18 +80,45 @@ type claimAsked struct {
 	Values    []any `json:"values"`
 }
 
-// texts are the values that will do.
-func (c *claimAsked) texts() []string {
+// oneOf are the texts that will do. The zero value allows every text, and one that is limited to
+// none allows nothing: what cannot be met must not pass for what was not asked.
+type oneOf struct {
+	limited bool
+	texts   []string
+}
+
+func (o oneOf) allows(text string) bool { return !o.limited || slices.Contains(o.texts, text) }
+
+// and is what both allow.
+func (o oneOf) and(other oneOf) oneOf {
+	if !o.limited {
+		return other
+	}
+	return oneOf{limited: true, texts: slices.DeleteFunc(slices.Clone(o.texts), func(text string) bool { return !other.allows(text) })}
+}
+
+// wanted are the values that will do. A value that is no string is none of ours.
+func (c *claimAsked) wanted() oneOf {
+	var wanted oneOf
 	if c == nil {
-		return nil
+		return wanted
 	}
-	var texts []string
-	for _, v := range append([]any{c.Value}, c.Values...) {
-		if text, ok := v.(string); ok {
-			texts = append(texts, text)
+	limit := func(values ...any) {
+		among := oneOf{limited: true}
+		for _, v := range values {
+			if text, ok := v.(string); ok {
+				among.texts = append(among.texts, text)
+			}
 		}
+		wanted = wanted.and(among)
 	}
-	return texts
+	if c.Value != nil {
+		limit(c.Value)
+	}
+	if c.Values != nil {
+		limit(c.Values...)
+	}
+	return wanted
 }
 
 // parseClaims reads the parameter. Unknown members and claims are ignored (§5.5); a claim whose
@@ -120,9 +145,9 @@ func parseClaims(raw string, client fositestore.Client) (claimsRequest, error) {
 		return names
 	}
 	c := claimsRequest{userinfo: known(asked.Userinfo), idToken: known(asked.IDToken)}
-	c.subjects = append(asked.IDToken["sub"].texts(), asked.Userinfo["sub"].texts()...)
+	c.subjects = asked.IDToken["sub"].wanted().and(asked.Userinfo["sub"].wanted())
 	if acr := asked.IDToken["acr"]; acr != nil && acr.Essential {
-		c.acr = acr.texts()
+		c.acr = acr.wanted()
 	}
 	return c, nil
 }
@@ -151,9 +176,9 @@ func (c *claimsRequest) without(withheld func(scope string) bool) claimsRequest 
 // meets reports whether a sign-in is one of those that the claims asked for by value allow
 // (§5.5.1, §5.5.1.1).
 func (c *claimsRequest) meets(s *storage.Session) bool {
-	return (len(c.subjects) == 0 || slices.Contains(c.subjects, s.Subject)) && c.meetsACR(s)
+	return c.subjects.allows(s.Subject) && c.meetsACR(s)
 }
 
 func (c *claimsRequest) meetsACR(s *storage.Session) bool {
-	return len(c.acr) == 0 || slices.Contains(c.acr, s.ACR)
+	return c.acr.allows(s.ACR)
 }

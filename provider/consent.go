@@ -5,11 +5,18 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
+	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-const purposeConsent = "consent"
+const (
+	purposeConsent = "consent"
+	// consentLifetime is how long the person may think. Until then the sign-in that was good
+	// enough for the request when the page was made, its prompt and its max_age, is so still.
+	consentLifetime = 10 * time.Minute
+)
 
 // consentView is what the consent page shows.
 type consentView struct {
@@ -20,7 +27,7 @@ type consentView struct {
 }
 
 // consentPage asks the person. Its token is bound to the sign-in that was good enough for the
-// request, so the answer need not judge prompt and max_age again.
+// request, so the answer need not judge prompt and max_age again within consentLifetime.
 func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *authorizeRequest, b *browser) {
 	token, err := p.sealForm(b, purposeConsent, req.raw)
 	if err != nil {
@@ -38,16 +45,15 @@ func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *auth
 		}
 		v.Scopes = append(v.Scopes, text)
 	}
-	p.renderUnder(w, r, http.StatusOK, "consent", v, v.About.imagesOf(pagePolicy)+formPolicy([]string{v.Origin}))
+	p.renderUnder(w, r, http.StatusOK, "consent", v, v.About.imagesOf(pagePolicy)+formPolicy([]string{formTarget(req.redirect)}))
 }
 
-// consent is POST /consent: anything but an explicit yes is a no, and a no takes back what was
-// allowed before.
+// consent is POST /consent: anything but an explicit yes is a no.
 func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 	b, err := p.browserOf(w, r)
 	raw := r.PostForm.Get("request")
 	if err == nil {
-		err = p.checkForm(b, purposeConsent, raw, r.PostForm.Get("csrf"))
+		err = p.checkConsentForm(b, raw, r.PostForm.Get("csrf"))
 	}
 	if err == nil && b.session == nil {
 		err = invalidRequest("The sign-in has ended.")
@@ -60,47 +66,92 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		p.refuseAuthorize(w, r, req, err)
-		return
 	case r.PostForm.Get("decision") != "allow":
-		err = p.config.Store.DeleteConsent(r.Context(), b.session.Subject, req.client.ID)
-	default:
-		err = p.rememberConsent(r.Context(), req.client.ID, b.session.Subject, req.asked())
-	}
-	switch {
-	case err != nil:
-		p.refuseAuthorize(w, r, req, unavailable(err))
-	case r.PostForm.Get("decision") != "allow":
+		if err := p.refused(r.Context(), req, b.session); err != nil {
+			p.refuseAuthorize(w, r, req, err)
+			return
+		}
 		p.redirectError(w, r, req, "access_denied", "The person refused.")
+	case p.mustSignIn(req, b, true):
+		// The client's policy or the person has changed since the page was shown.
+		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+raw, http.StatusSeeOther) //nolint:gosec // G710: our own path, and our seal is on the query
 	default:
+		if err := p.rememberConsent(r.Context(), req.client.ID, b.session.Subject, req.asked()); err != nil {
+			p.refuseAuthorize(w, r, req, unavailable(err))
+			return
+		}
 		p.grantCode(w, r, req, b.session)
 	}
 }
 
-// mustConsent reports whether the person has to be asked: when the client wants it, and when
-// the request goes beyond what the person allowed before.
-func (p *Provider) mustConsent(ctx context.Context, req *authorizeRequest, s *storage.Session) (bool, error) {
+// checkConsentForm is checkForm with a time of its own: the page says that a sign-in will do for
+// the request, and must not say so for as long as any other page may stay open.
+func (p *Provider) checkConsentForm(b *browser, raw, token string) error {
+	at, err := p.sealedAt(b, purposeConsent, raw, token)
+	if err != nil {
+		return err
+	}
+	if age := p.config.Now().Sub(at); age < -time.Minute || age > consentLifetime {
+		return staleForm()
+	}
+	return nil
+}
+
+// mustConsent reports whether the person has to be asked: when the client wants it, when another
+// program could have made the request, and when the request goes beyond what the person allowed
+// before. Our own clients are not asked about where the person has just signed in for them.
+func (p *Provider) mustConsent(ctx context.Context, req *authorizeRequest, s *storage.Session, fresh bool) (bool, error) {
 	switch {
 	case slices.Contains(req.prompt, "consent"):
 		return true, nil
-	case req.client.FirstParty:
+	case req.client.FirstParty && (fresh || memorable(req)):
 		return false, nil
 	case s == nil, !memorable(req):
 		return true, nil
 	}
+	missing, err := p.beyondConsent(ctx, req, s)
+	if err != nil {
+		return false, unavailable(err)
+	}
+	return missing, nil
+}
+
+// beyondConsent reports whether the request asks for what the person has not allowed before.
+func (p *Provider) beyondConsent(ctx context.Context, req *authorizeRequest, s *storage.Session) (bool, error) {
 	c, err := p.config.Store.Consent(ctx, s.Subject, req.client.ID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return true, nil
 	}
 	if err != nil {
-		return false, unavailable(err)
+		return false, err
 	}
 	return slices.ContainsFunc(req.asked(), func(scope string) bool { return !slices.Contains(c.Scopes, scope) }), nil
 }
 
-// memorable reports whether an earlier consent may answer for the person: any program on the
-// device can play a public client whose redirect stays on it (RFC 8252 §8.6).
+// memorable reports whether the request may be answered without anybody at the browser, because
+// of an earlier consent or because the client is our own. Any program on the device can play a
+// public client whose redirect stays on it, and gets what that client gets (RFC 8252 §8.6). No
+// secret helps where the answer makes an approver: an app that stays on the device gives its
+// secret to whoever takes it apart.
 func memorable(req *authorizeRequest) bool {
-	return !req.client.Public() || req.redirect.Scheme == "https" && !isLoopback(req.redirect.Hostname())
+	claimed := req.redirect.Scheme == "https" && !isLoopback(req.redirect.Hostname())
+	return claimed || !req.client.Public() && !slices.Contains(req.scopes, qr.ApproveScope)
+}
+
+// refused takes back what was allowed before, if that is what the person was asked about again.
+// A no to more than that, or to what may be another program, leaves it as it was.
+func (p *Provider) refused(ctx context.Context, req *authorizeRequest, s *storage.Session) error {
+	if !memorable(req) {
+		return nil
+	}
+	more, err := p.beyondConsent(ctx, req, s)
+	if err == nil && !more {
+		err = p.config.Store.DeleteConsent(ctx, s.Subject, req.client.ID)
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
 }
 
 // rememberConsent adds what was allowed now to what was allowed before. Of two answers at once

@@ -35,6 +35,7 @@ type metadata struct {
 	Prompts               []string `json:"prompt_values_supported,omitempty"`
 	Claims                []string `json:"claims_supported,omitempty"`
 	ClaimTypes            []string `json:"claim_types_supported,omitempty"`
+	UILocales             []string `json:"ui_locales_supported,omitempty"`
 	ClaimsParameter       *bool    `json:"claims_parameter_supported,omitempty"`
 	RequestParameter      *bool    `json:"request_parameter_supported,omitempty"`
 	RequestURIParameter   *bool    `json:"request_uri_parameter_supported,omitempty"`
@@ -97,6 +98,7 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.Prompts = []string{"none", "login", "consent", "select_account"}
 	m.Claims = supportedClaims()
 	m.ClaimTypes = []string{"normal"}
+	m.UILocales = languages()
 	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &no, &no
 }
 

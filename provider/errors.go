@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/ory/fosite"
 
@@ -17,7 +18,9 @@ type oauthError struct {
 	status      int
 	code        string
 	description string
-	cause       error
+	// wait is how long to wait before the next try; zero where only the status says.
+	wait  time.Duration
+	cause error
 }
 
 func (e *oauthError) Error() string {

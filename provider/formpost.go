@@ -32,5 +32,5 @@ func (p *Provider) postBack(w http.ResponseWriter, r *http.Request, req *authori
 		v.Fields = append(v.Fields, formField{name, values[0]})
 	}
 	slices.SortFunc(v.Fields, func(a, b formField) int { return strings.Compare(a.Name, b.Name) })
-	p.renderUnder(w, r, http.StatusOK, "formpost", v, pagePolicy+scriptPolicy+"; form-action "+redirectOrigin(req.redirect))
+	p.renderUnder(w, r, http.StatusOK, "formpost", v, pagePolicy+scriptPolicy+"; form-action "+formTarget(req.redirect))
 }

@@ -149,7 +149,7 @@ func (p *Provider) qrFrame(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, err)
 		return
 	}
-	p.renderUnder(w, r, http.StatusOK, "qrframe", view, framedPolicy+"; form-action 'self' "+redirectOrigin(req.redirect))
+	p.renderUnder(w, r, http.StatusOK, "qrframe", view, framedPolicy+"; form-action 'self' "+formTarget(req.redirect))
 }
 
 // staticETag tells the versions of our static files apart.

@@ -194,7 +194,35 @@ func TestOPBasicDisplayPage(t *testing.T) {
 }
 
 func TestOPBasicDisplayPopup(t *testing.T) {
-	inBothModes(t, func(o *op) { o.tokens("display", "popup") })
+	inBothModes(t, func(o *op) {
+		// A client that opened the window watches it (window.closed): no page of the way through may
+		// cut itself off, and none may be framed instead.
+		watched := func(name string, page *providertest.Reply) {
+			if page.Status == http.StatusOK && page.Body == "" || page.Header.Get("Cross-Origin-Opener-Policy") != "" {
+				t.Errorf("%s: %d, opener policy %q", name, page.Status, page.Header.Get("Cross-Origin-Opener-Policy"))
+			}
+			if page.Status != http.StatusSeeOther && !strings.Contains(page.Header.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
+				t.Errorf("%s may be framed", name)
+			}
+		}
+		signIn := o.ask("display", "popup", "prompt", "consent")
+		watched("sign-in", signIn)
+		consent := o.SignIn(o.t.Context(), o.browser, signIn)
+		if consent.Hidden("request") == "" {
+			t.Fatalf("no consent page: %d", consent.Status)
+		}
+		watched("consent", consent)
+		watched("answer", o.Post(o.t.Context(), o.browser, "/consent", url.Values{"csrf": {consent.Hidden("csrf")}, "request": {consent.Hidden("request")}, "decision": {"allow"}}))
+		failure := o.ask("client_id", "nobody")
+		o.wantErrorPage(failure)
+		watched("error", failure)
+		o.tokens("display", "popup")
+		for _, path := range []string{"/device", "/logout", "/Q"} {
+			if got := o.Get(o.t.Context(), o.browser, path).Header.Get("Cross-Origin-Opener-Policy"); got != "same-origin" {
+				t.Errorf("%s: opener policy %q", path, got)
+			}
+		}
+	})
 }
 
 func TestOPBasicPromptLogin(t *testing.T) {

@@ -2,13 +2,18 @@ package provider
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
+	"log/slog"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/qrgrant/qrgrant/templates"
 )
@@ -112,6 +117,9 @@ func (p *Provider) renderUnder(w http.ResponseWriter, r *http.Request, status in
 		return
 	}
 	secureHeaders(w, policy)
+	if !openedByClients(name) {
+		w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes())
@@ -141,7 +149,13 @@ func secureHeaders(w http.ResponseWriter, policy string) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+}
+
+// openedByClients reports whether a client may have opened the page in a window of its own
+// (display=popup) and watches over it. A page that cuts itself off from its opener looks to the
+// client like a window that was closed.
+func openedByClients(page string) bool {
+	return slices.Contains([]string{"signin", "qrframe", "consent", "formpost", "error"}, page)
 }
 
 // errorView is the page of an error. What a language has no text for is marked as English.
@@ -152,15 +166,32 @@ type errorView struct {
 	Code, ID string
 }
 
+// retryAfter is how long to wait before the next try; zero when waiting does not help.
+func retryAfter(e *oauthError) time.Duration {
+	switch {
+	case e.wait > 0:
+		return e.wait
+	case e.status == http.StatusTooManyRequests:
+		return time.Minute
+	case e.status == http.StatusServiceUnavailable:
+		return 5 * time.Second
+	}
+	return 0
+}
+
 // errorPage shows an error that must not be sent to a client. Its reference is also logged.
 func (p *Provider) errorPage(w http.ResponseWriter, r *http.Request, err error) {
 	e := tokenError(err)
 	id := rand.Text()[:12]
-	p.config.Logger.InfoContext(r.Context(), "error page shown", "error_id", id, "path", r.URL.Path, "error", err)
+	level := slog.LevelInfo
+	if e.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+		level = slog.LevelError
+	}
+	p.config.Logger.Log(r.Context(), level, "error page shown", "error_id", id, "path", r.URL.Path, "error", err)
 	_, known := p.pages.texts[language(r)][e.description]
 	v := errorView{Heading: "This did not work", Sentence: e.description, English: !known && language(r) != languages()[0], Code: e.code, ID: id}
-	if e.status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "60")
+	if wait := retryAfter(e); wait > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(wholeSeconds(wait), 10))
 	}
 	p.render(w, r, e.status, "error", v)
 }

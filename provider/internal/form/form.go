@@ -46,6 +46,20 @@ func Read(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	return values, nil
 }
 
+// Fields reads a urlencoded form body as it is: what is sent twice stands there twice. It is for
+// forms that go on as a query, which Parse judges. Its error is a *Fault.
+func Fields(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	body, err := read(w, r, "application/x-www-form-urlencoded", http.StatusBadRequest)
+	if err != nil {
+		return nil, err
+	}
+	values, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, fault(http.StatusBadRequest, "The parameters are malformed.")
+	}
+	return values, nil
+}
+
 // Parse parses a form or a query under the rules of Read. Its error is a *Fault.
 func Parse(raw string) (url.Values, error) {
 	values, err := url.ParseQuery(raw)
