@@ -22,6 +22,7 @@ func (p *Provider) qrConfig() qr.Config {
 		Authenticate:         p.authenticate,
 		Policy:               qrPolicy,
 		Client:               p.tokens.GetClient,
+		Origins:              clientOrigins,
 		Introspect:           p.bearer,
 		Hint:                 p.hint,
 		Active:               p.stillActive,

@@ -10,6 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ory/fosite"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -42,7 +45,7 @@ type cors struct {
 func corsRoutes() []string {
 	return []string{
 		routeToken, routeUserinfo, routeIntrospect, routeRevoke,
-		routeDeviceStart, routeCancel, routeScan, routeDecision,
+		routeDeviceStart, routeCancel, routeEvents, routeScan, routeDecision,
 	}
 }
 
@@ -131,6 +134,15 @@ func originsOf(client *storage.Client) []string {
 		origins = append(origins, originText(u))
 	}
 	return origins
+}
+
+// clientOrigins is originsOf for package qr.
+func clientOrigins(client fosite.Client) []string {
+	c, ok := client.(fositestore.Client)
+	if !ok {
+		return nil
+	}
+	return originsOf(c.Client)
 }
 
 // originText spells an origin as browsers do: in lower case, without the default port.

@@ -50,7 +50,7 @@ func TestCORSPreflight(t *testing.T) {
 	ask := map[string]string{"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,dpop,prefer,content-type"}
 	for path, methods := range map[string]string{
 		"/token": "POST", "/userinfo": "GET, POST", "/introspect": "POST", "/revoke": "POST",
-		"/device_authorization": "POST", "/qr/scan": "POST", "/qr/decision": "POST", "/qr/cancel": "POST",
+		"/device_authorization": "POST", "/qr/scan": "POST", "/qr/decision": "POST", "/qr/cancel": "POST", "/qr/events": "POST",
 	} {
 		for _, origin := range []string{webOrigin, otherOrigin} {
 			reply := fromOrigin(t, s, http.MethodOptions, path, origin, nil, ask)

@@ -69,7 +69,8 @@ func (p *Provider) endSignIn(ctx context.Context, requestID, sid string) error {
 	return errors.Join(errs...)
 }
 
-// endSession ends a sign-in and tells its clients; one that is unknown or ended is no error.
+// endSession ends a sign-in with what it has claimed, and tells its clients; one that is unknown
+// or ended is no error.
 func (p *Provider) endSession(ctx context.Context, sid string, now time.Time) error {
 	s, err := p.config.Store.Session(ctx, sid)
 	if err == nil {
@@ -81,5 +82,6 @@ func (p *Provider) endSession(ctx context.Context, sid string, now time.Time) er
 	if err == nil && s.EndedAt.IsZero() {
 		p.backchannel.announce(ctx, s)
 	}
-	return err
+	// Whoever waits for this sign-in's approval waits for nothing.
+	return errors.Join(err, p.qr.SignInEnded(ctx, sid))
 }

@@ -18,6 +18,8 @@ const (
 	routeScan          = "qr_scan"
 	routeDecision      = "qr_decision"
 	routeCancel        = "qr_cancel"
+	routeEvents        = "qr_events"
+	routeSocket        = "qr_ws"
 	routeAuthorize     = "authorize"
 	routeLogin         = "login"
 	routeConsent       = "consent"
@@ -37,6 +39,7 @@ const (
 	routeStyle         = "style"
 	routeSignInScript  = "signin_script"
 	routeQRState       = "login_qr_state"
+	routeQREvents      = "login_qr_events"
 	routeQRPNG         = "login_qr_png"
 	routeQRSVG         = "login_qr_svg"
 	routeQRFrame       = "login_qr"
@@ -64,12 +67,15 @@ func (p *Provider) table() []route {
 		{routeScan, "POST", "/qr/scan", p.qr.Scan},
 		{routeDecision, "POST", "/qr/decision", p.qr.Decision},
 		{routeCancel, "POST", "/qr/cancel", p.qr.Cancel},
+		{routeEvents, "POST", "/qr/events", p.qr.Events},
+		{routeSocket, "GET", "/qr/ws", p.qr.WebSocket},
 		{routeUserinfo, "GET POST", "/userinfo", p.userinfo},
 		{routeIntrospect, "POST", "/introspect", p.introspect},
 		{routeRevoke, "POST", "/revoke", p.revoke},
 		{routeAuthorize, "GET HEAD POST", "/authorize", p.authorize},
 		{routeLogin, "POST", "/login", p.page(p.login)},
 		{routeQRState, "GET", "/login/qr/state", p.qrState},
+		{routeQREvents, "GET", "/login/qr/events", p.qrEvents},
 		{routeQRSVG, "GET HEAD", "/login/qr.svg", p.qrSVG},
 		{routeQRPNG, "GET HEAD", "/login/qr.png", p.qrPNG},
 		{routeQRFrame, "GET HEAD", "/login/qr", p.qrFrame},

@@ -55,7 +55,8 @@ func TestMetadataDocuments(t *testing.T) {
 		if reply.Status != http.StatusOK || reply.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s: %d %s", path, reply.Status, reply.Header.Get("Content-Type"))
 		}
-		golden(t, name, s.Issuer, []byte(reply.Body))
+		// The one URL of another scheme.
+		golden(t, name, s.Issuer, []byte(strings.ReplaceAll(reply.Body, "wss"+strings.TrimPrefix(s.Issuer, "https"), "wss://op.example")))
 	}
 }
 
@@ -79,7 +80,7 @@ func TestWrongMethodAndPath(t *testing.T) {
 	t.Parallel()
 	s := providertest.NewServer(t, providertest.Options{})
 	for path, allow := range map[string]string{
-		"/token": "POST", "/device_authorization": "POST", "/qr/scan": "POST", "/introspect": "POST", "/revoke": "POST",
+		"/token": "POST", "/device_authorization": "POST", "/qr/scan": "POST", "/qr/events": "POST", "/qr/ws": "GET", "/login/qr/events": "GET", "/introspect": "POST", "/revoke": "POST",
 		"/authorize": "GET, HEAD, POST", "/userinfo": "GET, POST", "/jwks": "GET, HEAD", "/login": "POST", "/consent": "POST", "/logout": "GET, HEAD, POST", "/device": "GET, HEAD, POST",
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL(path), nil)

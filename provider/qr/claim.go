@@ -59,6 +59,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 	if err != nil || (outcome != storage.QRScanClaimed && outcome != storage.QRScanRepeated) {
 		return nil, s.scanRefused(ctx, a, q, outcome, code != "")
 	}
+	s.claims.add(q, now)
 	if code != "" {
 		s.personTries.giveBack(a.Subject)
 		s.prefixTries.giveBack(prefix(a.Address))

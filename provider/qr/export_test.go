@@ -56,7 +56,7 @@ type Pacer struct {
 // NewPacer returns a Pacer for a session opened now.
 func NewPacer(now time.Time, limits Limits) *Pacer {
 	limits.defaults()
-	return &Pacer{newPaces(limits), &storage.QRSession{OpenedAt: now, Lifetime: storage.QRLifetime, Interval: storage.PollInterval}}
+	return &Pacer{newPaces(newPlaces(limits)), &storage.QRSession{OpenedAt: now, Lifetime: storage.QRLifetime, Interval: storage.PollInterval}}
 }
 
 // Poll judges and answers a poll that is not held; it raises the interval as Poll does.

@@ -26,8 +26,9 @@ type Limits struct {
 	// and per network prefix: 5 and 20.
 	UserCodeTries          int
 	UserCodeTriesPerPrefix int
-	// HeldPolls and HeldPollsPerClient bound the polls held open at one time: 100,000 and
-	// 50,000. Beyond them a poll is answered at once; a negative number holds none.
+	// HeldPolls and HeldPollsPerClient bound the polls and streams held open at one time:
+	// 100,000 and 50,000. Beyond them a poll is answered at once and a stream is refused; a
+	// negative number holds none.
 	HeldPolls          int
 	HeldPollsPerClient int
 	// CoolDown is how long an asker stays away after a report: 5 min. A negative one keeps

@@ -64,25 +64,54 @@ func (p *pace) judge(now time.Time, interval time.Duration, wantsHold bool) verd
 	return tooEarly
 }
 
-// paces keeps the pace of every polled session and which polls are held.
-type paces struct {
+// places counts what is held open at one time, polls and streams alike, per client and in all.
+type places struct {
 	limits Limits
 
 	mu      sync.Mutex
-	pace    map[storage.QRID]*pace
 	clients map[string]int
 	total   int
-	closed  bool
-	// drain is closed when the server stops holding polls.
+}
+
+func newPlaces(limits Limits) *places {
+	return &places{limits: limits, clients: make(map[string]int)}
+}
+
+// take takes a place for the client and reports whether there was one.
+func (p *places) take(clientID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.total >= p.limits.HeldPolls || p.clients[clientID] >= p.limits.HeldPollsPerClient {
+		return false
+	}
+	p.total++
+	p.clients[clientID]++
+	return true
+}
+
+func (p *places) leave(clientID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total--
+	if p.clients[clientID]--; p.clients[clientID] == 0 {
+		delete(p.clients, clientID)
+	}
+}
+
+// paces keeps the pace of every polled session and which polls are held.
+type paces struct {
+	places *places
+
+	mu     sync.Mutex
+	pace   map[storage.QRID]*pace
+	closed bool
+	// drain is closed when the server stops holding polls and streams.
 	drain   chan struct{}
 	pruneAt int
 }
 
-func newPaces(limits Limits) *paces {
-	return &paces{
-		limits: limits, pace: make(map[storage.QRID]*pace), clients: make(map[string]int),
-		drain: make(chan struct{}), pruneAt: firstPrune,
-	}
+func newPaces(places *places) *paces {
+	return &paces{places: places, pace: make(map[storage.QRID]*pace), drain: make(chan struct{}), pruneAt: firstPrune}
 }
 
 // judge decides about a poll of the session.
@@ -107,17 +136,13 @@ func (p *paces) hold(q *storage.QRSession) chan struct{} {
 	if own == nil || p.closed {
 		return nil
 	}
-	if own.holding != nil {
-		close(own.holding)
-		own.holding = nil
-		p.leave(q.ClientID)
-	}
-	if p.total >= p.limits.HeldPolls || p.clients[q.ClientID] >= p.limits.HeldPollsPerClient {
+	switch {
+	case own.holding != nil:
+		close(own.holding) // its place goes to the new one
+	case !p.places.take(q.ClientID):
 		return nil
 	}
 	own.holding = make(chan struct{})
-	p.total++
-	p.clients[q.ClientID]++
 	return own.holding
 }
 
@@ -131,15 +156,8 @@ func (p *paces) let(q *storage.QRSession, holding chan struct{}) bool {
 		return false
 	}
 	own.holding = nil
-	p.leave(q.ClientID)
+	p.places.leave(q.ClientID)
 	return !p.closed
-}
-
-func (p *paces) leave(clientID string) {
-	p.total--
-	if p.clients[clientID]--; p.clients[clientID] == 0 {
-		delete(p.clients, clientID)
-	}
 }
 
 // answered notes that an answer about q as it stands leaves now.

@@ -116,8 +116,9 @@ type Redemption struct {
 type Config struct {
 	// Issuer is the issuer identifier as configured; QR codes spell it the same. The
 	// handlers are to be mounted below it at /device_authorization, /qr/scan, /qr/decision,
-	// /qr/cancel and /.well-known/qr-configuration, and pages for people without the app at
-	// /device (it takes user_code and calls Claim and Decide) and /Q.
+	// /qr/cancel, /qr/events, /qr/ws and /.well-known/qr-configuration, and pages for people
+	// without the app at /device (it takes user_code and calls Claim and Decide) and /Q. What
+	// wraps the ResponseWriter of the two streams, /qr/events and /qr/ws, needs Unwrap.
 	Issuer string
 	Store  Store
 	// Keys are the server keys; the first one makes, all of them check.
@@ -130,6 +131,9 @@ type Config struct {
 	Policy func(ctx context.Context, client fosite.Client) Policy
 	// Client returns a client by id, for the context a phone is shown. Its errors end the call.
 	Client func(ctx context.Context, id string) (fosite.Client, error)
+	// Origins returns the web origins whose script may open a WebSocket for the client. Nil
+	// takes those of its redirect URIs.
+	Origins func(client fosite.Client) []string
 	// Introspect returns the facts of an active access token, or an error wrapping
 	// storage.ErrNotFound when it is none of ours, not active or of another kind.
 	Introspect func(ctx context.Context, token string) (*Bearer, error)
@@ -204,6 +208,9 @@ func (c *Config) defaults() {
 	}
 	if c.RefreshTokenLifetime == 0 {
 		c.RefreshTokenLifetime = 24 * time.Hour
+	}
+	if c.Origins == nil {
+		c.Origins = func(client fosite.Client) []string { return redirectOrigins(client.GetRedirectURIs()) }
 	}
 	if c.Now == nil {
 		c.Now = time.Now //nolint:forbidigo // This is where the clock is configured.

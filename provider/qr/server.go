@@ -6,20 +6,24 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
 
 // Server is the QR grant: the endpoints of the consumption device and of the phone, and the
 // token-endpoint handler of both grant types. It keeps no truth of its own: what it holds in
-// memory are counters, polling clocks and polls that wait.
+// memory are counters, polling clocks, and polls and streams that wait.
 type Server struct {
 	config Config
 	// keys by id; current makes.
 	keys    map[string]*serverKey
 	current *serverKey
 
-	paces *paces
+	paces   *paces
+	streams *streams
+	sockets *sockets
+	claims  *claims
 
 	opens *window[netip.Prefix]
 	open  *openSessions[netip.Prefix]
@@ -42,10 +46,14 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	c.defaults()
+	held := newPlaces(c.Limits)
 	s := &Server{
 		config:       c,
 		keys:         make(map[string]*serverKey, len(c.Keys)),
-		paces:        newPaces(c.Limits),
+		paces:        newPaces(held),
+		streams:      newStreams(held),
+		sockets:      &sockets{},
+		claims:       newClaims(),
 		opens:        newWindow[netip.Prefix](c.Limits.OpensPerMinute, openWindow),
 		open:         newOpenSessions[netip.Prefix](c.Limits.OpenSessions),
 		browserOpens: newWindow[string](c.Limits.BrowserOpensPerMinute, openWindow),
@@ -69,10 +77,12 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// Close ends every held poll with its current state and holds none from then on, so that a
-// server can drain. The Server still answers.
+// Close ends every held poll with its current state and every stream with a reconnect message,
+// and holds none from then on, so that a server can drain. It waits for the WebSockets, which
+// http.Server.Shutdown does not know of: seconds at most. The Server still answers.
 func (s *Server) Close() error {
 	s.paces.close()
+	s.sockets.close()
 	return nil
 }
 
@@ -87,11 +97,14 @@ func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
 		Scan          string `json:"scan_endpoint"`
 		Decision      string `json:"decision_endpoint"`
 		Cancel        string `json:"cancel_endpoint"`
+		Events        string `json:"events_endpoint"`
+		WebSocket     string `json:"websocket_endpoint"`
 		PayloadPrefix string `json:"payload_prefix"`
 		FrameSeconds  int    `json:"frame_seconds"`
 	}{
 		s.config.Issuer, s.config.Issuer + "/qr/scan", s.config.Issuer + "/qr/decision",
-		s.config.Issuer + "/qr/cancel", payloadPrefix(s.config.Issuer), int(FrameLifetime.Seconds()),
+		s.config.Issuer + "/qr/cancel", s.config.Issuer + "/qr/events", "ws" + strings.TrimPrefix(s.config.Issuer, "http") + "/qr/ws",
+		payloadPrefix(s.config.Issuer), int(FrameLifetime.Seconds()),
 	})
 }
 
@@ -119,6 +132,7 @@ func (s *Server) byUserCode(ctx context.Context, code string) (*storage.QRSessio
 // ended frees what the session held in memory.
 func (s *Server) ended(q *storage.QRSession) {
 	s.paces.forget(q.ID)
+	s.claims.drop(q)
 	if address, err := netip.ParseAddr(q.Address); err == nil {
 		s.release(q, prefix(address))
 	} else {
