@@ -18,7 +18,7 @@ func (p *Provider) qrConfig() qr.Config {
 	return qr.Config{
 		Issuer:               p.config.Issuer,
 		Store:                p.config.Store,
-		Keys:                 p.keys.qrKeys(),
+		KeySource:            p.keys.serverKeys,
 		Authenticate:         p.authenticate,
 		Policy:               qrPolicy,
 		Client:               p.tokens.GetClient,

@@ -215,7 +215,7 @@ func (p *Provider) secret() (string, error) {
 // was made by us with this payload. It is the CSRF token and keeps hidden fields as they were.
 func (p *Provider) sealForm(b *browser, purpose, payload string) (string, error) {
 	at := strconv.FormatInt(p.config.Now().Unix(), 36)
-	mac, err := formMAC(p.keys.server[0].Secret, b, purpose, payload, at)
+	mac, err := formMAC(p.keys.serverKeys("")[0].Secret, b, purpose, payload, at)
 	if err != nil {
 		return "", serverError(err)
 	}
@@ -250,7 +250,7 @@ func (p *Provider) sealedAt(b *browser, purpose, payload, token string) (time.Ti
 	if err != nil {
 		return time.Time{}, stale
 	}
-	for _, key := range p.keys.server {
+	for _, key := range p.keys.serverKeys("") {
 		mac, err := formMAC(key.Secret, b, purpose, payload, at)
 		if err != nil {
 			return time.Time{}, serverError(err)

@@ -59,8 +59,9 @@
 //  1. logout.go reads what a client wishes and asks the person; GET ends nothing. A way back is
 //     an exact registered address, vouched for by an ID token or by the person's yes.
 //  2. endSignIn (revoke.go) is the one way to end a sign-in: tokens first, then the record.
-//  3. backchannel.go tells the clients that took part, beside the request and with further
-//     tries. They are lost when the process ends; what they tell of has happened on disk.
+//  3. backchannel.go tells the clients that took part. The store has written whom, with the end
+//     itself; the telling goes beside the request, for up to a day, and any process on the store
+//     goes on with it. ended.go is for accounts that are disabled.
 //
 // # Design
 //
@@ -69,6 +70,16 @@
 // tokens: an unknown sid therefore always means an ended one, and every check fails closed.
 // Parsing is ours in front of fosite, for what fosite gets wrong cannot be configured away;
 // fosite_test.go has a test for each such fault.
+//
+// Server keys and signing keys are rotated alike (keyrotation.go): the next key is in the store
+// before it is used, so that every process knows it, and a former one stays as long as anything
+// that it made can come back.
+//
+// A client that answers 400 to a logout token is asked three times, because that is all it can
+// say when the logout failed on its side (Back-Channel Logout §2.8); other 4xx are final. No
+// client is told when a sign-in merely expires: the ID token said for how long it is good, the
+// specification asks for a token when somebody signs out, and the idle time of a browser passes
+// without anybody at the server.
 //
 // Not here yet: DPoP, pushed requests, request objects, resource indicators and dynamic
 // registration.

@@ -21,11 +21,18 @@ import (
 // tendEvery is the shortest time between two looks at the keys that no Sweep asked for.
 const tendEvery = time.Minute
 
-// keySchedule is when a signing key is published, signs, and is forgotten. A key signs until
+// keySchedule is when a key is published, signs, and is forgotten. A key signs until
 // its successor begins to, rotate later; the successor is published ahead of that, so that no
 // relying party meets a kid it could not have fetched; what is retired verifies for keep more.
+// A server key goes the same way, published to the other processes on the store only; retired,
+// it lasts as long as a QR session, a form or a browser's note that it made can.
 type keySchedule struct {
-	rotate, ahead, keep time.Duration
+	rotate, ahead, keep, keepServer time.Duration
+}
+
+// ringAlgorithms lists what the ring has keys for.
+func ringAlgorithms() []jose.SignatureAlgorithm {
+	return []jose.SignatureAlgorithm{serverHMAC, jose.ES256, jose.RS256}
 }
 
 // tend makes the keys that are due, forgets those that nothing can refer to any more, and
@@ -37,7 +44,7 @@ func (r *keyRing) tend(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, alg := range []jose.SignatureAlgorithm{jose.ES256, jose.RS256} {
+	for _, alg := range ringAlgorithms() {
 		if from, due := r.dueAt(alg, r.now()); due {
 			errs = append(errs, r.makeNext(ctx, alg, from))
 		}
@@ -48,8 +55,10 @@ func (r *keyRing) tend(ctx context.Context) error {
 // tendSoon runs tend beside what goes on, when something is due and nobody swept.
 func (r *keyRing) tendSoon(ctx context.Context) {
 	now := r.now()
-	_, due := r.dueAt(jose.ES256, now)
-	if _, dueRSA := r.dueAt(jose.RS256, now); !due && !dueRSA {
+	if !slices.ContainsFunc(ringAlgorithms(), func(alg jose.SignatureAlgorithm) bool {
+		_, due := r.dueAt(alg, now)
+		return due
+	}) {
 		return
 	}
 	r.making.Lock()
@@ -61,9 +70,16 @@ func (r *keyRing) tendSoon(ctx context.Context) {
 	ctx = detached(ctx)
 	r.done.Go(func() {
 		if err := r.tend(ctx); err != nil {
-			r.logger.ErrorContext(ctx, "the signing keys were not rotated", "error", err)
+			r.logger.ErrorContext(ctx, "the keys were not rotated", "error", err)
 		}
 	})
+}
+
+// learn makes the ring hold what the store holds, when nobody tends it.
+func (r *keyRing) learn(ctx context.Context) error {
+	r.tending.Lock()
+	defer r.tending.Unlock()
+	return r.reload(ctx)
 }
 
 // reload makes the ring hold what the store holds.
@@ -74,18 +90,16 @@ func (r *keyRing) reload(ctx context.Context) error {
 	}
 	known := map[string]bool{}
 	for _, k := range r.all() {
-		known[k.public.KeyID] = true
+		known[k.id] = true
 	}
 	var errs []error
 	for _, k := range stored {
-		if k.Use == storage.KeySigning && !known[k.ID] {
+		if !known[k.ID] {
 			errs = append(errs, r.load(*k))
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.signing = slices.DeleteFunc(r.signing, func(k signingKey) bool {
-		return known[k.public.KeyID] && !slices.ContainsFunc(stored, func(s *storage.Key) bool { return s.ID == k.public.KeyID })
+	r.drop(func(k *ringKey) bool {
+		return known[k.id] && !slices.ContainsFunc(stored, func(s *storage.Key) bool { return s.ID == k.id })
 	})
 	return errors.Join(errs...)
 }
@@ -109,6 +123,9 @@ func (r *keyRing) dueAt(alg jose.SignatureAlgorithm, now time.Time) (from time.T
 }
 
 func (r *keyRing) makeNext(ctx context.Context, alg jose.SignatureAlgorithm, from time.Time) error {
+	if alg == serverHMAC {
+		return r.makeServer(ctx, from)
+	}
 	private, err := generateKey(alg)
 	if err != nil {
 		return fmt.Errorf("provider: make %s key: %w", alg, err)
@@ -120,38 +137,41 @@ func (r *keyRing) makeNext(ctx context.Context, alg jose.SignatureAlgorithm, fro
 	return nil
 }
 
-// forget removes the keys whose last ID token can no longer be a hint.
+// forget removes the keys whose last ID token can no longer be a hint, and the server keys that
+// nothing lasting names.
 func (r *keyRing) forget(ctx context.Context) error {
 	var errs []error
 	for _, k := range r.all() {
 		if r.verifies(k, r.now()) {
 			continue
 		}
-		if err := r.store.DeleteKey(ctx, k.public.KeyID); err != nil {
+		if err := r.store.DeleteKey(ctx, k.id); err != nil {
 			errs = append(errs, fmt.Errorf("provider: remove key: %w", err))
 			continue
 		}
-		r.mu.Lock()
-		r.signing = slices.DeleteFunc(r.signing, func(other signingKey) bool { return other.public.KeyID == k.public.KeyID })
-		r.mu.Unlock()
-		r.logger.InfoContext(ctx, "a retired signing key was removed", "key_id", k.public.KeyID)
+		r.drop(func(other *ringKey) bool { return other.id == k.id })
+		r.logger.InfoContext(ctx, "a retired key was removed", "key_id", k.id)
 	}
 	return errors.Join(errs...)
 }
 
 // verifies reports whether a key is still good for verification: it signs, or will, or ceased
 // to less than keep ago.
-func (r *keyRing) verifies(k signingKey, now time.Time) bool {
+func (r *keyRing) verifies(k *ringKey, now time.Time) bool {
+	keep := r.schedule.keep
+	if k.alg == serverHMAC {
+		keep = r.schedule.keepServer
+	}
 	for _, next := range r.of(k.alg) {
 		if compareKeys(next, k) > 0 {
-			return now.Before(next.activeFrom.Add(r.schedule.keep))
+			return now.Before(next.activeFrom.Add(keep))
 		}
 	}
 	return true
 }
 
 // current returns the key that signs at now: the newest that is active.
-func (r *keyRing) current(alg jose.SignatureAlgorithm, now time.Time) (signingKey, bool) {
+func (r *keyRing) current(alg jose.SignatureAlgorithm, now time.Time) (*ringKey, bool) {
 	keys := r.of(alg)
 	for _, k := range slices.Backward(keys) {
 		if !now.Before(k.activeFrom) {
@@ -162,27 +182,33 @@ func (r *keyRing) current(alg jose.SignatureAlgorithm, now time.Time) (signingKe
 	if len(keys) > 0 {
 		return keys[0], true
 	}
-	return signingKey{}, false
+	return nil, false
 }
 
 // of returns the keys of an algorithm in the order in which they sign.
-func (r *keyRing) of(alg jose.SignatureAlgorithm) []signingKey {
-	return slices.DeleteFunc(r.all(), func(k signingKey) bool { return k.alg != alg })
+func (r *keyRing) of(alg jose.SignatureAlgorithm) []*ringKey {
+	var keys []*ringKey
+	for _, k := range r.all() {
+		if k.alg == alg {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
-// all returns a copy of the ring in the order in which its keys sign.
-func (r *keyRing) all() []signingKey {
+// all returns the ring in the order in which its keys sign; the slice is not to be changed.
+func (r *keyRing) all() []*ringKey {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return slices.Clone(r.signing)
+	return r.keys
 }
 
 // compareKeys orders keys by when they begin to sign, the same on every replica.
-func compareKeys(a, b signingKey) int {
+func compareKeys(a, b *ringKey) int {
 	if by := a.activeFrom.Compare(b.activeFrom); by != 0 {
 		return by
 	}
-	return strings.Compare(a.public.KeyID, b.public.KeyID)
+	return strings.Compare(a.id, b.id)
 }
 
 // detached is a context for work beside a request. It must not carry the values of the request's

@@ -3,8 +3,10 @@ package provider
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,21 +20,24 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// keyRing holds the server keys and the signing keys; keyrotation.go renews the latter,
-// keyseal.go encrypts both at rest. The first RSA key takes a second to make, so
+// keyRing holds the server keys and the signing keys; keyrotation.go renews them, keyseal.go
+// encrypts them at rest. The first RSA key takes a second to make, so
 // it is made beside the start; until it is there an RS256 client's ID token waits for it. If
 // that failed, the next such ID token has it tried again.
 type keyRing struct {
-	store    storage.Keys
+	store    storage.Store
 	now      func() time.Time
+	random   io.Reader
 	logger   *slog.Logger
 	seal     *keySeal
 	schedule keySchedule
-	server   []storage.Key
+	// own is for what the ring does for itself: that serves every request and ends with none.
+	own context.Context //nolint:containedctx // See above.
 
 	mu sync.RWMutex
-	// signing is in the order in which the keys sign.
-	signing []signingKey
+	// keys is in the order in which they begin to sign or to make. It is replaced as a whole,
+	// never changed, because every request reads it.
+	keys []*ringKey
 
 	// tending is held by the one who rotates.
 	tending sync.Mutex
@@ -46,13 +51,19 @@ type keyRing struct {
 	done   sync.WaitGroup
 }
 
-type signingKey struct {
+// ringKey is a signing key, or a server key, which has a secret and neither public nor signers.
+type ringKey struct {
+	id         string
 	alg        jose.SignatureAlgorithm
 	activeFrom time.Time
 	public     jose.JSONWebKey
 	// signers are by the typ of what they sign.
 	signers map[string]jose.Signer
+	secret  []byte
 }
+
+// serverHMAC stands for the server keys where signing keys have their algorithm.
+const serverHMAC jose.SignatureAlgorithm = "server"
 
 // What a key signs, by the typ of its header: it keeps one from passing for the other.
 const (
@@ -67,8 +78,11 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 		return nil, err
 	}
 	ring := &keyRing{
-		store: c.Store, now: c.Now, logger: c.Logger, seal: seal,
-		schedule: keySchedule{rotate: c.KeyRotation, ahead: c.KeyPublishAhead, keep: c.IDTokenLifetime + c.KeyRetention},
+		store: c.Store, now: c.Now, random: c.Rand, logger: c.Logger, seal: seal, own: detached(ctx),
+		schedule: keySchedule{
+			rotate: c.KeyRotation, ahead: c.KeyPublishAhead, keep: c.IDTokenLifetime + c.KeyRetention,
+			keepServer: max(qr.KeyRetention, formLifetime, c.SessionIdle),
+		},
 	}
 	if seal == nil {
 		c.Logger.InfoContext(ctx, "keys are kept in the clear; Config.KeySeal seals them")
@@ -82,13 +96,11 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 			return nil, err
 		}
 	}
-	if len(ring.server) == 0 {
-		if err := ring.makeServerKey(ctx, c.Rand); err != nil {
-			return nil, err
+	for _, alg := range []jose.SignatureAlgorithm{serverHMAC, jose.ES256} {
+		if ring.has(alg) {
+			continue
 		}
-	}
-	if !ring.has(jose.ES256) {
-		if err := ring.makeNext(ctx, jose.ES256, ring.now()); err != nil {
+		if err := ring.makeNext(ctx, alg, ring.now()); err != nil {
 			return nil, err
 		}
 	}
@@ -138,13 +150,31 @@ func (r *keyRing) load(stored storage.Key) error {
 	return r.add(k)
 }
 
-func (r *keyRing) makeServerKey(ctx context.Context, random io.Reader) error {
-	var raw [44]byte
-	if _, err := io.ReadFull(random, raw[:]); err != nil {
+// makeServer makes the server key that is to follow the last one. Its id follows from the
+// last one's, so that of several processes that are due at once one makes it, and the others
+// learn it.
+func (r *keyRing) makeServer(ctx context.Context, from time.Time) error {
+	secret := make([]byte, 32)
+	if _, err := io.ReadFull(r.random, secret); err != nil {
 		return fmt.Errorf("provider: random bytes: %w", err)
 	}
-	k := storage.Key{ID: "s-" + base64.RawURLEncoding.EncodeToString(raw[32:]), Use: storage.KeyServer, Secret: raw[:32], CreatedAt: r.now()}
-	return r.put(ctx, k)
+	last := ""
+	if keys := r.of(serverHMAC); len(keys) > 0 {
+		last = keys[len(keys)-1].id
+	}
+	sum := sha256.Sum256([]byte("provider|server key|" + last))
+	err := r.put(ctx, storage.Key{
+		ID: "s-" + base64.RawURLEncoding.EncodeToString(sum[:9]), Use: storage.KeyServer, Secret: secret,
+		CreatedAt: r.now(), ActiveFrom: from,
+	})
+	switch {
+	case errors.Is(err, storage.ErrConflict):
+		return r.reload(ctx)
+	case err != nil:
+		return err
+	}
+	r.logger.InfoContext(ctx, "a server key was made", "active_from", from)
+	return nil
 }
 
 // makeRSA makes the RS256 key beside what goes on, unless a try is under way already, and
@@ -195,7 +225,7 @@ func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.Sign
 
 func (r *keyRing) add(k storage.Key) error {
 	if k.Use == storage.KeyServer {
-		r.server = append(r.server, k)
+		r.insert(&ringKey{id: k.ID, alg: serverHMAC, activeFrom: k.ActiveSince(), secret: k.Secret})
 		return nil
 	}
 	private, err := x509.ParsePKCS8PrivateKey(k.Secret)
@@ -216,12 +246,22 @@ func (r *keyRing) add(k storage.Key) error {
 		}
 	}
 	public := jose.JSONWebKey{Key: holder.Public(), KeyID: k.ID, Algorithm: k.Algorithm, Use: "sig"}
+	r.insert(&ringKey{id: k.ID, alg: alg, activeFrom: k.ActiveSince(), public: public, signers: signers})
+	return nil
+}
+
+func (r *keyRing) insert(k *ringKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	made := signingKey{alg: alg, activeFrom: k.ActiveSince(), public: public, signers: signers}
-	at, _ := slices.BinarySearchFunc(r.signing, made, compareKeys)
-	r.signing = slices.Insert(r.signing, at, made)
-	return nil
+	at, _ := slices.BinarySearchFunc(r.keys, k, compareKeys)
+	r.keys = slices.Insert(slices.Clone(r.keys), at, k)
+}
+
+// drop removes the keys that gone reports.
+func (r *keyRing) drop(gone func(k *ringKey) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keys = slices.DeleteFunc(slices.Clone(r.keys), gone)
 }
 
 func (r *keyRing) has(alg jose.SignatureAlgorithm) bool { return len(r.of(alg)) > 0 }
@@ -268,18 +308,34 @@ func (r *keyRing) publicKeys() *jose.JSONWebKeySet {
 	now := r.now()
 	set := &jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, k := range slices.Backward(r.all()) {
-		if r.verifies(k, now) {
+		if k.alg != serverHMAC && r.verifies(k, now) {
 			set.Keys = append(set.Keys, k.public)
 		}
 	}
 	return set
 }
 
-// qrKeys returns the server keys as package qr takes them, the making one first.
-func (r *keyRing) qrKeys() []qr.Key {
-	keys := make([]qr.Key, 0, len(r.server))
-	for _, k := range r.server {
-		keys = append(keys, qr.Key{ID: k.ID, Secret: k.Secret})
+// serverKeys returns the server keys that are in use, the making one first. wanted is the id
+// of a key that the caller has to have, empty for none: one that the ring does not know may
+// have been made by another process.
+func (r *keyRing) serverKeys(wanted string) []qr.Key {
+	r.tendSoon(r.own)
+	known := func(k *ringKey) bool { return k.id == wanted }
+	if wanted != "" && !slices.ContainsFunc(r.all(), known) {
+		if err := r.learn(r.own); err != nil {
+			r.logger.ErrorContext(r.own, "the server keys were not read", "error", err)
+		}
+	}
+	now := r.now()
+	var keys []qr.Key
+	making, ok := r.current(serverHMAC, now)
+	if ok {
+		keys = append(keys, qr.Key{ID: making.id, Secret: making.secret})
+	}
+	for _, k := range r.of(serverHMAC) {
+		if k.id != making.id && r.verifies(k, now) {
+			keys = append(keys, qr.Key{ID: k.id, Secret: k.secret})
+		}
 	}
 	return keys
 }

@@ -66,6 +66,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 		p.keys.close()
 		return nil, err
 	}
+	p.backchannel.start()
 	return p, nil
 }
 
@@ -85,9 +86,11 @@ func (p *Provider) wire() error {
 // ServeHTTP serves every route under the issuer's path.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.cors.serve(w, r, p.router) }
 
-// Sweep removes what has expired and rotates the signing keys; call it from time to time. It
-// returns when nothing more is due or ctx ends.
+// Sweep removes what has expired, rotates the keys and looks for clients that another process
+// left to be told of a sign-out; call it from time to time. It returns when nothing more is due
+// or ctx ends.
 func (p *Provider) Sweep(ctx context.Context) (removed int, err error) {
+	p.backchannel.look()
 	rotated := p.keys.tend(ctx)
 	removed, err = p.sweepStore(ctx)
 	return removed, errors.Join(rotated, err)
@@ -106,8 +109,9 @@ func (p *Provider) sweepStore(ctx context.Context) (removed int, err error) {
 	}
 }
 
-// Close ends held polls and waits for what runs beside the requests. The store is the
-// caller's to close, afterwards.
+// Close ends held polls and waits for what runs beside the requests, for a few seconds at most.
+// The store is the caller's to close, afterwards; what clients are still to be told of stands
+// in it.
 func (p *Provider) Close() error {
 	err := p.qr.Close()
 	p.backchannel.close()

@@ -72,16 +72,11 @@ func (p *Provider) endSignIn(ctx context.Context, requestID, sid string) error {
 // endSession ends a sign-in with what it has claimed, and tells its clients; one that is unknown
 // or ended is no error.
 func (p *Provider) endSession(ctx context.Context, sid string, now time.Time) error {
-	s, err := p.config.Store.Session(ctx, sid)
-	if err == nil {
-		err = p.config.Store.EndSession(ctx, sid, now)
-	}
+	err := p.config.Store.EndSession(ctx, sid, now)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
-	if err == nil && s.EndedAt.IsZero() {
-		p.backchannel.announce(ctx, s)
-	}
+	p.backchannel.look()
 	// Whoever waits for this sign-in's approval waits for nothing.
 	return errors.Join(err, p.qr.SignInEnded(ctx, sid))
 }

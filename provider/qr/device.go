@@ -163,7 +163,7 @@ func (s *Server) openSession(r *http.Request, client fosite.Client, values url.V
 	}
 	address := s.config.ClientAddress(r)
 	q.Device = describeUserAgent(r.UserAgent())
-	q.OpenedAt, q.KeyID = now, s.current.id
+	q.OpenedAt = now
 	if address.IsValid() {
 		q.Address = address.String()
 	}
@@ -189,7 +189,11 @@ func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Pr
 	if wait := s.countOpening(q, from, now); wait > 0 {
 		return "", secret{}, limited(wait)
 	}
-	var err error
+	k, err := s.keys.making()
+	if err != nil {
+		return "", secret{}, err
+	}
+	q.KeyID = k.id
 	for range codeAttempts {
 		var id storage.QRID
 		if _, err := io.ReadFull(s.config.Rand, id[:]); err != nil {
@@ -206,7 +210,7 @@ func (s *Server) create(ctx context.Context, q *storage.QRSession, from netip.Pr
 		} else {
 			q.DeviceCodeHash = code.hash()
 		}
-		q.UserCodeHash, q.UserCodeSealed = s.current.userCodeHash(userCode), s.current.sealUserCode(id, userCode)
+		q.UserCodeHash, q.UserCodeSealed = k.userCodeHash(userCode), k.sealUserCode(id, userCode)
 		if wait := s.reserve(q, from, now); wait > 0 {
 			return "", secret{}, limited(wait)
 		}

@@ -92,7 +92,7 @@ func (s *Server) OpenHosted(r *http.Request, req HostedRequest) (Flow, error) {
 	}
 	address, browser := s.config.ClientAddress(r), sha256.Sum256([]byte(req.Browser))
 	q := &storage.QRSession{
-		Grant: storage.QRGrantCode, State: storage.QRPending, ClientID: req.Client.GetID(), KeyID: s.current.id,
+		Grant: storage.QRGrantCode, State: storage.QRPending, ClientID: req.Client.GetID(),
 		OpenedAt: now, Lifetime: lifetime, Interval: storage.PollInterval, CheckCode: true,
 		Scopes: grantable(req.Scopes, req.Client.GetScopes(), policy), MaxAge: req.MaxAge,
 		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: describeUserAgent(r.UserAgent()),

@@ -7,11 +7,80 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
+
+// KeyRetention is how long after it has ceased to make a server key can still be named by a
+// session: one opened in its last moment lives to the end of the longest lifetime, may be
+// redeemed a little later, and is swept a day after its end. Config.KeySource must go on
+// returning a key for that long.
+const KeyRetention = maxLifetime + 26*time.Hour
+
+// keySet derives what this package needs of the server keys, once for each key.
+type keySet struct {
+	source func(wanted string) []Key
+
+	mu      sync.Mutex
+	derived map[string]*serverKey
+}
+
+// all returns the keys that are in use, the making one first. wanted is the id of a key that
+// the caller has to have; empty for none.
+func (s *keySet) all(wanted string) ([]*serverKey, error) {
+	keys := s.source(wanted)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	inUse := make([]*serverKey, 0, len(keys))
+	for _, k := range keys {
+		if s.derived[k.ID] == nil {
+			derived, err := newServerKey(k)
+			if err != nil {
+				return nil, err
+			}
+			s.derived[k.ID] = derived
+		}
+		inUse = append(inUse, s.derived[k.ID])
+	}
+	if len(s.derived) > len(keys) {
+		// What was retired is of no more use in memory either.
+		maps.DeleteFunc(s.derived, func(_ string, k *serverKey) bool { return !slices.Contains(inUse, k) })
+	}
+	return inUse, nil
+}
+
+// making returns the key that new sessions are made under.
+func (s *keySet) making() (*serverKey, error) {
+	keys, err := s.all("")
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("qr: there is no server key")
+	}
+	return keys[0], nil
+}
+
+// named returns the key of that id.
+func (s *keySet) named(id string) (*serverKey, error) {
+	keys, err := s.all(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.id == id {
+			return k, nil
+		}
+	}
+	return nil, fmt.Errorf("qr: there is no server key %q", id)
+}
 
 // serverKey is one Key with what derives from it once. Every use has a key of its own, so
 // that a value made for one can never stand for another.

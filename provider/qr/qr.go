@@ -111,8 +111,8 @@ type Redemption struct {
 	At      time.Time
 }
 
-// Config wires a Server. Issuer, Store, Keys, Authenticate, Policy, Client and Introspect are
-// required.
+// Config wires a Server. Issuer, Store, Keys or KeySource, Authenticate, Policy, Client and
+// Introspect are required.
 type Config struct {
 	// Issuer is the issuer identifier as configured; QR codes spell it the same. The
 	// handlers are to be mounted below it at /device_authorization, /qr/scan, /qr/decision,
@@ -123,6 +123,11 @@ type Config struct {
 	Store  Store
 	// Keys are the server keys; the first one makes, all of them check.
 	Keys []Key
+	// KeySource returns the server keys as they are now, in place of Keys, where they are
+	// rotated: the first one makes, and one that has ceased to must be returned for
+	// KeyRetention more. wanted is the id of a key that a session names, empty for none; one
+	// that is not known may have been made by another process. Nil returns Keys.
+	KeySource func(wanted string) []Key
 	// Authenticate authenticates the asking client as the token endpoint does; in a fosite
 	// server it is (*fosite.Fosite).AuthenticateClient.
 	Authenticate func(ctx context.Context, r *http.Request, form url.Values) (fosite.Client, error)
@@ -184,7 +189,7 @@ func (c *Config) validate() error {
 	need(err == nil && issuer.Host != "" && !strings.ContainsAny(c.Issuer, "?#") && !strings.HasSuffix(c.Issuer, "/"),
 		"Issuer must be a URL without query, fragment or trailing slash")
 	need(c.Store != nil, "Store is missing")
-	need(len(c.Keys) > 0, "Keys is empty")
+	need(len(c.Keys) > 0 || c.KeySource != nil, "Keys is empty")
 	seen := make(map[string]bool, len(c.Keys))
 	for _, k := range c.Keys {
 		need(k.ID != "" && len(k.Secret) >= 32, fmt.Sprintf("Keys: %q needs an ID and at least 32 bytes", k.ID))
@@ -208,6 +213,10 @@ func (c *Config) defaults() {
 	}
 	if c.RefreshTokenLifetime == 0 {
 		c.RefreshTokenLifetime = 24 * time.Hour
+	}
+	if c.KeySource == nil {
+		keys := c.Keys
+		c.KeySource = func(string) []Key { return keys }
 	}
 	if c.Origins == nil {
 		c.Origins = func(client fosite.Client) []string { return redirectOrigins(client.GetRedirectURIs()) }

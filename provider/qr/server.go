@@ -3,7 +3,6 @@ package qr
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -16,9 +15,7 @@ import (
 // memory are counters, polling clocks, and polls and streams that wait.
 type Server struct {
 	config Config
-	// keys by id; current makes.
-	keys    map[string]*serverKey
-	current *serverKey
+	keys   keySet
 
 	paces   *paces
 	streams *streams
@@ -49,7 +46,7 @@ func New(c Config) (*Server, error) {
 	held := newPlaces(c.Limits)
 	s := &Server{
 		config:       c,
-		keys:         make(map[string]*serverKey, len(c.Keys)),
+		keys:         keySet{source: c.KeySource, derived: make(map[string]*serverKey)},
 		paces:        newPaces(held),
 		streams:      newStreams(held),
 		sockets:      &sockets{},
@@ -64,15 +61,8 @@ func New(c Config) (*Server, error) {
 		reports:      newReports(c.Limits.CoolDown),
 		noted:        newWindow[string](1, tryWindow),
 	}
-	for i, k := range c.Keys {
-		derived, err := newServerKey(k)
-		if err != nil {
-			return nil, err
-		}
-		s.keys[k.ID] = derived
-		if i == 0 {
-			s.current = derived
-		}
+	if _, err := s.keys.making(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -109,18 +99,16 @@ func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
 }
 
 // key returns the server key of the session; a session whose key is gone cannot go on.
-func (s *Server) key(q *storage.QRSession) (*serverKey, error) {
-	k := s.keys[q.KeyID]
-	if k == nil {
-		return nil, fmt.Errorf("qr: server key %q is not configured", q.KeyID)
-	}
-	return k, nil
-}
+func (s *Server) key(q *storage.QRSession) (*serverKey, error) { return s.keys.named(q.KeyID) }
 
 // byUserCode finds the session of a normalized user code under any of the keys.
 func (s *Server) byUserCode(ctx context.Context, code string) (*storage.QRSession, error) {
-	for _, k := range s.config.Keys {
-		q, err := s.config.Store.QRSessionByUserCode(ctx, s.keys[k.ID].userCodeHash(code))
+	keys, err := s.keys.all("")
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		q, err := s.config.Store.QRSessionByUserCode(ctx, k.userCodeHash(code))
 		if errors.Is(err, storage.ErrNotFound) {
 			continue
 		}
