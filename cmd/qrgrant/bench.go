@@ -29,6 +29,7 @@ const (
 	benchStart   = "start"
 	benchPending = "pending"
 	benchWaiting = "waiting"
+	benchStreams = "streams"
 )
 
 // The bounds of the flags: this is a measurement, not an attack.
@@ -97,7 +98,7 @@ func benchVerb() verb {
 			flags.Var(&f.callers, "callers", "`NUMBERS` of callers, with commas")
 			flags.DurationVar(&f.duration, "duration", 2*time.Second, "`TIME` an operation is timed at each number of callers, over all rounds")
 			flags.IntVar(&f.rounds, "rounds", 3, "`NUMBER` of turns with the bare handler")
-			flags.IntVar(&f.waiting, "waiting", 5000, "`NUMBER` of PCs that wait in long polls; 0 leaves that out")
+			flags.IntVar(&f.waiting, "waiting", 5000, "`NUMBER` of PCs that wait in long polls, and in streams of each kind; 0 leaves that out")
 			flags.IntVar(&f.sessions, "sessions", 50_000, "`NUMBER` of pending sessions to weigh; 0 leaves that out")
 			flags.StringVar(&f.only, "only", "", "`NAMES` of what to measure, with commas (default everything)")
 			flags.StringVar(&f.dir, "dir", "", "`DIRECTORY` on the disk to measure, with --self (default the temporary one)")
@@ -168,7 +169,7 @@ func (f *benchFlags) fault() error {
 	case f.sessions < 0 || f.sessions > maxBenchSessions:
 		return usagef("--sessions is %d; it must be from 0 to %d", f.sessions, maxBenchSessions)
 	}
-	known := []string{benchStart, benchPending, benchWaiting}
+	known := []string{benchStart, benchPending, benchWaiting, benchStreams}
 	for _, o := range benchOperations() {
 		known = append(known, o.name)
 	}
@@ -223,7 +224,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		return err
 	}
 	b.report.describe(b.flags, b.source.dir)
-	for _, step := range []func(context.Context) error{b.starts, b.operations, b.pending, b.waiting} {
+	for _, step := range []func(context.Context) error{b.starts, b.operations, b.pending, b.waiting, b.streams} {
 		if err := step(ctx); err != nil {
 			return err
 		}

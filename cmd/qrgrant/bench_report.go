@@ -20,6 +20,14 @@ type benchReport struct {
 	Operations []operationReport `json:"operations"`
 	Pending    *pendingReport    `json:"pending,omitempty"`
 	Waiting    *waitingReport    `json:"waiting,omitempty"`
+	Streams    *streamsReport    `json:"streams,omitempty"`
+}
+
+// streamsReport: the memory of streams that wait for a decision.
+type streamsReport struct {
+	Streams      int     `json:"streams"`
+	PerEvents    float64 `json:"bytes_per_event_stream"`
+	PerWebSocket float64 `json:"bytes_per_websocket"`
 }
 
 type machineReport struct {
@@ -178,6 +186,9 @@ func (r *benchReport) standing(out io.Writer) {
 		}
 		fmt.Fprintf(out, "approval to tokens  p50 %.2f ms, p95 %.2f ms, p99 %.2f ms, longest %.2f ms (%d approvals at %.0f/s, %d waiting)\n",
 			w.P50, w.P95, w.P99, w.Max, w.Approvals, w.PerSecond, w.Polls)
+	}
+	if s := r.Streams; s != nil {
+		fmt.Fprintf(out, "a waiting stream    %.0f bytes over SSE, %.0f bytes over WebSocket (%d of each)\n", s.PerEvents, s.PerWebSocket, s.Streams)
 	}
 	if s := r.Start; s != nil {
 		fmt.Fprintf(out, "cold start          %.1f ms to the first 200 (bare %.1f ms, ratio %.2f)\n", s.Cold, s.BareCold, s.Ratio)

@@ -182,6 +182,59 @@ func (b *bench) waiting(ctx context.Context) (err error) {
 	return nil
 }
 
+// streams weighs PCs that wait in streams, of each kind on a server of its own.
+func (b *bench) streams(ctx context.Context) error {
+	if b.flags.waiting == 0 || !b.flags.wants(benchStreams) || !b.flags.self && b.flags.pid == 0 {
+		return nil
+	}
+	b.say("waiting streams: %d of each kind", b.flags.waiting)
+	events, err := b.audience(ctx, load.SSE)
+	if err != nil {
+		return err
+	}
+	sockets, err := b.audience(ctx, load.WebSocket)
+	if err != nil {
+		return err
+	}
+	b.report.Streams = &streamsReport{Streams: b.flags.waiting, PerEvents: events, PerWebSocket: sockets}
+	return nil
+}
+
+// audience is how many bytes a stream of that transport takes.
+func (b *bench) audience(ctx context.Context, transport string) (bytes float64, err error) {
+	subject, err := b.source.fresh(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, subject.stop()) }()
+	phones, err := load.NewCrew(ctx, subject.target.Address, benchPhones)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, phones.Close()) }()
+	attempts, err := prepare(ctx, phones, b.flags.waiting, subject.es.Scanned)
+	if err != nil {
+		return 0, err
+	}
+	if err := pauseFor(ctx, b.flags.settle()); err != nil {
+		return 0, err
+	}
+	before, err := load.ResidentBytes(subject.pid)
+	if err != nil {
+		return 0, err
+	}
+	audience, err := load.NewAudience(ctx, subject.target, subject.es, transport, attempts)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, audience.Close()) }()
+	if err := pauseFor(ctx, b.flags.settle()); err != nil {
+		return 0, err
+	}
+	after, err := load.ResidentBytes(subject.pid)
+	return float64(after-before) / float64(b.flags.waiting), err
+}
+
 // resident is the memory of the process, zero when its number is not known.
 func resident(pid int) (int64, error) {
 	if pid == 0 {

@@ -33,6 +33,7 @@ type benchObject struct {
 	Operations []map[string]any   `json:"operations"`
 	Pending    map[string]float64 `json:"pending"`
 	Waiting    map[string]float64 `json:"waiting"`
+	Streams    map[string]float64 `json:"streams"`
 }
 
 // It measures everything once and looks at what was measured, never at how fast it was.
@@ -76,6 +77,9 @@ func TestBenchMeasuresEverything(t *testing.T) {
 	}
 	if got.Waiting["polls"] != 5 || got.Waiting["approvals"] != 2 || got.Waiting["p99_ms"] <= 0 {
 		t.Errorf("waiting: %v", got.Waiting)
+	}
+	if got.Streams["streams"] != 5 || len(got.Streams) != 3 {
+		t.Errorf("streams: %v", got.Streams)
 	}
 	if n, _ := got.Start["cold_ms"].(float64); n <= 0 || got.Pending["sessions"] != 50 {
 		t.Errorf("start: %v, pending: %v", got.Start, got.Pending)

@@ -21,9 +21,9 @@ const verifier = "qrgrant-bench-verifier-of-forty-three-characters"
 // Flow is the steps of a QR sign-in as the PC of one client and the phones of some people.
 // Its methods may be used by many callers, each on its own connection.
 type Flow struct {
-	open, token, heldToken []byte
-	openBody, pollBody     string
-	scan, decide           [][]byte
+	open, token, heldToken, events []byte
+	clientID, openBody, pollBody   string
+	scan, decide                   [][]byte
 }
 
 // Attempt is one sign-in on its way.
@@ -54,6 +54,8 @@ func NewFlow(t Target, clientID string, bearers []string) *Flow {
 	f := &Flow{
 		open:      t.head(http.MethodPost, "/device_authorization", formType),
 		token:     t.head(http.MethodPost, "/token", formType),
+		events:    t.head(http.MethodPost, "/qr/events", formType),
+		clientID:  clientID,
 		heldToken: t.head(http.MethodPost, "/token", formType, "Prefer: wait=25"),
 		openBody: url.Values{
 			"client_id": {clientID}, "scope": {"openid profile"}, "nonce": {verifier},
