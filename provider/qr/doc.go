@@ -14,6 +14,8 @@
 //	device.go   POST /device_authorization: two secrets, of which only hashes are stored
 //	frame.go    the signed QR payload that changes every 10 s; image.go draws it
 //	poll.go     POST /token while waiting: one read, no write; held with Prefer: wait=N
+//	stream.go   what waits in a stream instead, or beside: events.go over POST /qr/events,
+//	            websocket.go over GET /qr/ws
 //	phone.go    POST /qr/scan (claim.go) and POST /qr/decision (decision.go)
 //	context.go  what the person sees, and the digest that ties the approval to it
 //	poll.go     the held poll wakes up, approved
@@ -55,6 +57,12 @@
 // random bits: the record is found without an index of secrets, and the rest is compared in
 // constant time. The phone endpoints and the /device page share Claim and Decide. Pending
 // polls do not go through fosite at all (Server.Poll); only an approved one does.
+//
+// Every transport reads the record and tells what it says. Wake-ups are hints, and a stream says
+// the present state first, so a cut costs nothing. A stream is one goroutine (a WebSocket has one
+// more that reads) and one map entry; it holds no token, writes nothing, and ends with its session.
+// The end of a phone's sign-in finds what it has claimed in a map in memory (signins.go), which is
+// quick where this process saw the claim; the check at the redemption is the one that counts.
 //
 // Not built yet, and refused rather than ignored: DPoP (dpop_jkt, a DPoP header) and resource
 // indicators. Distance, city and known device read "unknown".

@@ -100,6 +100,7 @@ func newStock(t *testing.T, change func(*qr.Config)) *stock {
 	mux.HandleFunc("/device_authorization", grant.DeviceAuthorization)
 	mux.HandleFunc("/qr/scan", grant.Scan)
 	mux.HandleFunc("/qr/decision", grant.Decision)
+	mux.HandleFunc("/qr/events", grant.Events)
 	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		request, err := provider.NewAccessRequest(r.Context(), r, openid.NewDefaultSession())
 		if err == nil {
