@@ -391,8 +391,9 @@ func TestEventsNeedAFlusher(t *testing.T) {
 		wrap   func(w http.ResponseWriter) http.ResponseWriter
 		status int
 	}{
-		"hidden":    {func(w http.ResponseWriter) http.ResponseWriter { return struct{ http.ResponseWriter }{w} }, http.StatusNotImplemented},
-		"unwrapped": {func(w http.ResponseWriter) http.ResponseWriter { return unwrapping{w} }, http.StatusOK},
+		"hidden":              {func(w http.ResponseWriter) http.ResponseWriter { return struct{ http.ResponseWriter }{w} }, http.StatusNotImplemented},
+		"with deadlines only": {func(w http.ResponseWriter) http.ResponseWriter { return deadlines{w} }, http.StatusNotImplemented},
+		"unwrapped":           {func(w http.ResponseWriter) http.ResponseWriter { return unwrapping{w} }, http.StatusOK},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.Provider.ServeHTTP(row.wrap(w), r) }))
@@ -404,7 +405,7 @@ func TestEventsNeedAFlusher(t *testing.T) {
 				t.Errorf("status %d", resp.StatusCode)
 			}
 			ws, answer, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(server.URL, "http")+"/qr/ws", nil)
-			if got := answer.StatusCode; (got == http.StatusNotImplemented) != (name == "hidden") {
+			if got := answer.StatusCode; (got == http.StatusNotImplemented) != (name != "unwrapped") {
 				t.Errorf("handshake: %d %v", got, err)
 			}
 			if ws != nil {
@@ -413,6 +414,13 @@ func TestEventsNeedAFlusher(t *testing.T) {
 			hangUp()
 		})
 	}
+}
+
+// deadlines hides everything but deadlines.
+type deadlines struct{ http.ResponseWriter }
+
+func (d deadlines) SetWriteDeadline(at time.Time) error {
+	return http.NewResponseController(d.ResponseWriter).SetWriteDeadline(at)
 }
 
 // unwrapping is a middleware's writer as it should be.
