@@ -153,9 +153,9 @@ func (p *Provider) sessionOf(ctx context.Context, cookie string) (*storage.Sessi
 }
 
 // signIn opens a new sign-in with a new sid and a new cookie, whatever the browser had: an
-// identifier from before the password must not survive it. The record lasts as long as a
-// refresh token of this sign-in can, so that an unknown sid always means an ended one.
-func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *storage.User) (*storage.Session, error) {
+// identifier from before the password must not survive it. The record lasts as long as the last
+// access token of this sign-in can, so that an unknown sid always means an ended one.
+func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *storage.User, b *browser) (*storage.Session, error) {
 	sid, err := p.secret()
 	if err != nil {
 		return nil, err
@@ -175,13 +175,14 @@ func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *stor
 		AMR:        []string{amrPassword},
 		ACR:        acrOneFactor,
 		CreatedAt:  now,
-		ExpiresAt:  now.Add(p.config.SessionLifetime + codeLifetime + p.config.RefreshTokenLifetime),
+		ExpiresAt:  now.Add(p.config.SessionLifetime + codeLifetime + p.config.RefreshTokenLifetime + p.config.AccessTokenLifetime),
 	}
+	p.follow(s, b)
 	if err := p.config.Store.PutSession(ctx, s); err != nil {
 		return nil, unavailable(err)
 	}
 	p.setSession(w, cookie)
-	return s, nil
+	return s, p.endOther(ctx, s, b)
 }
 
 // qrBornSession is the sign-in that a redemption makes; it keeps that mark (protocol §8).

@@ -34,7 +34,7 @@ func (p *Provider) signInPage(w http.ResponseWriter, r *http.Request, b *browser
 	var targets []string
 	if v.client != nil {
 		v.Client, v.About = clientName(v.client), viewClient(v.client.client.Client)
-		targets = append(targets, redirectOrigin(v.client.redirect))
+		targets = append(targets, formTarget(v.client.redirect))
 		if v.QR, err = p.flowPart(w, r, b, v.client, v.Next); err != nil {
 			p.errorPage(w, r, err)
 			return
@@ -75,7 +75,10 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 		p.signInPage(w, r, b, signInView{Next: next, Login: r.PostForm.Get("login"), Fault: "The user name or the password is wrong.", client: req})
 		return
 	}
-	if b.session, err = p.signIn(r.Context(), w, user); err != nil {
+	if b.session, err = p.signIn(r.Context(), w, user, b); err == nil {
+		err = p.rememberBrowser(w, r, accountOf(user.Login))
+	}
+	if err != nil {
 		p.errorPage(w, r, err)
 		return
 	}
@@ -93,28 +96,30 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 // checkPassword returns the person, or nil when name or password is wrong. It works the same
 // for a name nobody has.
 func (p *Provider) checkPassword(r *http.Request, login, password string) (*storage.User, error) {
-	try, ok := p.guard.begin(p.clientAddress(r), login)
-	if !ok {
-		return nil, &oauthError{status: http.StatusTooManyRequests, code: "rate_limited", description: "There were too many tries. Wait a minute and try again."}
+	who := accountOf(login)
+	try, wait := p.guard.begin(p.clientAddress(r), login, p.knownBrowser(r, who))
+	if try == nil {
+		return nil, &oauthError{status: http.StatusTooManyRequests, code: "rate_limited", description: "There were too many tries. Wait a few minutes.", wait: wait}
 	}
-	failed := false
-	defer func() { p.guard.end(try, failed) }()
+	how := tryUnknown
+	defer func() { p.guard.end(try, how) }()
 	user, err := p.userByLogin(r.Context(), login)
 	if err != nil {
 		return nil, err
 	}
-	hash := nobodysHash
-	if user != nil && user.PasswordHash != "" {
-		hash = user.PasswordHash
-	}
-	ok, err = p.guard.verify(r.Context(), hash, password)
+	hash, err := p.hashOf(r.Context(), user, who)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
+	}
+	ok, err := p.guard.hashes.verify(r.Context(), try.hasher, hash, password)
+	if err != nil {
+		return nil, err
 	}
 	if !ok || user == nil || user.Disabled || user.PasswordHash == "" {
-		failed = true
+		how = tryFailed
 		return nil, nil
 	}
+	how = trySucceeded
 	return user, nil
 }
 

@@ -100,7 +100,7 @@ func (p *Provider) signOutPage(w http.ResponseWriter, r *http.Request, req *logo
 	v := signOutView{Action: p.pathOf(routeLogout), CSRF: token, Request: req.raw, Name: user.Login, Client: req.client, Lost: req.lost, Named: req.names(b.session, user)}
 	policy := pagePolicy + "; form-action 'self'"
 	if req.redirect != nil {
-		policy += " " + redirectOrigin(req.redirect)
+		policy += " " + formTarget(req.redirect)
 	}
 	if req.hint != nil && req.hint.SessionID == b.session.ID {
 		// The client holds an ID token of this very sign-in: nobody else asks.
@@ -157,7 +157,7 @@ func (p *Provider) signOut(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Provider) endBrowserSession(ctx context.Context, s *storage.Session, hint *idTokenClaims) error {
-	err := p.endSignIn(ctx, "", s.ID)
+	err := p.endChain(ctx, s)
 	if hint != nil && hint.Subject == s.Subject && hint.SessionID != s.ID {
 		err = errors.Join(err, p.endSignIn(ctx, "", hint.SessionID))
 	}

@@ -20,10 +20,6 @@ const (
 	argonSaltLen = 16
 )
 
-// nobodysHash is compared with when there is no such user, so that an unknown name takes as
-// long as a wrong password. No password has it.
-const nobodysHash = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-
 // HashPassword returns an argon2id hash in PHC string format for storage.User.PasswordHash.
 func HashPassword(password string) (string, error) {
 	salt := make([]byte, argonSaltLen)
@@ -43,6 +39,10 @@ func VerifyPassword(hash, password string) bool {
 	if err != nil {
 		return false
 	}
+	return h.matches(password)
+}
+
+func (h argonHash) matches(password string) bool {
 	length := uint32(len(h.key)) //nolint:gosec // G115: parseArgonHash takes at most 64
 	got := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.threads, length)
 	return subtle.ConstantTimeCompare(got, h.key) == 1
@@ -57,9 +57,8 @@ func CheckPasswordHash(hash string) error {
 
 // argonHash is a hash taken apart.
 type argonHash struct {
-	memory, time uint32
-	threads      uint8
-	salt, key    []byte
+	hashCost
+	salt, key []byte
 }
 
 func parseArgonHash(hash string) (argonHash, error) {

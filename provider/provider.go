@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync"
 
 	"github.com/gorilla/mux"
 	"github.com/ory/fosite"
@@ -31,9 +32,12 @@ type Provider struct {
 	qr          *qr.Server
 	pages       *pages
 	guard       *signInGuard
+	hashCosts   hashCosts
 	origins     *http.CrossOriginProtection
 	backchannel *backchannel
 	metadata    metadataDocuments
+	// unreadableHop keeps a proxy's mistake from filling the log (address.go).
+	unreadableHop sync.Once
 }
 
 var _ http.Handler = (*Provider)(nil)

@@ -158,6 +158,9 @@ type Session struct {
 	// Withheld are scopes that the person left out of a QR approval; nothing that comes of the
 	// sign-in is granted them.
 	Withheld []string `cbor:"16,keyasint,omitempty"`
+	// ReplacesID is the person's earlier sign-in in the same browser, which this one took the
+	// place of without ending it: both end when the person signs out there.
+	ReplacesID string `cbor:"17,keyasint,omitempty"`
 }
 
 // ActiveAt reports whether the session lasts at now.
