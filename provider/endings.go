@@ -1,0 +1,76 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// EndSignIns ends every sign-in of a person and revokes every token: what is due when an account
+// is locked or its password replaced, because whoever the change is to keep out may hold either.
+// The store must know of the change already, or the person could sign in between. Clients are
+// told (OpenID Connect Back-Channel Logout 1.0). A person without sign-ins is no error; after
+// one, the call can be repeated.
+func (p *Provider) EndSignIns(ctx context.Context, subject string) error {
+	now := p.config.Now()
+	sids, err := revokePerson(ctx, p.config.Store, subject, now)
+	errs := []error{err}
+	for _, sid := range sids {
+		errs = append(errs, p.endSession(ctx, sid, now))
+	}
+	return errors.Join(errs...)
+}
+
+// EndStoredSignIns is EndSignIns on a store that no Provider serves at the time. The store keeps
+// what clients are to be told for the Provider that serves it next.
+func EndStoredSignIns(ctx context.Context, store storage.Store, subject string, now time.Time) error {
+	sids, err := revokePerson(ctx, store, subject, now)
+	errs := []error{err}
+	for _, sid := range sids {
+		if err := store.EndSession(ctx, sid, now); !errors.Is(err, storage.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// revokePerson revokes every token of a person and returns the sign-ins that have not ended. One
+// that is past its time counts, for its refresh tokens and its clients may not be.
+func revokePerson(ctx context.Context, store storage.Store, subject string, now time.Time) (sids []string, err error) {
+	if subject == "" {
+		return nil, errors.New("provider: a person has a subject")
+	}
+	_, err = store.RevokeTokens(ctx, storage.TokenFilter{Subject: subject}, now)
+	sessions, errList := store.SessionsBySubject(ctx, subject)
+	for _, s := range sessions {
+		if s.EndedAt.IsZero() {
+			sids = append(sids, s.ID)
+		}
+	}
+	if err := errors.Join(err, errList); err != nil {
+		return sids, fmt.Errorf("provider: end the sign-ins of a person: %w", err)
+	}
+	return sids, nil
+}
+
+// RevokeClientTokens revokes the tokens that people have given a client: what is due when it is
+// switched off, or they would work again once it is switched on. While it is off none works
+// anyway. Tokens of its own (client_credentials) end by their lifetime.
+func RevokeClientTokens(ctx context.Context, store storage.Store, clientID string, now time.Time) error {
+	users, err := store.Users(ctx)
+	if err != nil {
+		return fmt.Errorf("provider: list the people: %w", err)
+	}
+	errs := make([]error, 0, 1)
+	for _, u := range users {
+		_, err := store.RevokeTokens(ctx, storage.TokenFilter{Subject: u.Subject, ClientID: clientID}, now)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("provider: revoke the tokens of a client: %w", err)
+	}
+	return nil
+}
