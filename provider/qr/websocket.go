@@ -87,9 +87,11 @@ func (s *Server) WebSocket(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) serveSocket(ctx context.Context, conn *socket, own *stream) {
 	defer s.sockets.leave()
-	defer s.streams.leave(own)
 	// Reading answers pings and notices a close; a second frame of data closes with 1008.
-	switch s.follow(conn.ws.CloseRead(ctx), own, conn, nil) {
+	how := s.follow(conn.ws.CloseRead(ctx), own, conn, nil)
+	// First the place: a client that sees the close may come back at once.
+	s.streams.leave(own)
+	switch how {
 	case endedOver:
 		conn.finish(websocket.StatusNormalClosure, "")
 	case endedDrained:
