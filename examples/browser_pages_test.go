@@ -36,7 +36,10 @@ func TestBrowserPassword(t *testing.T) {
 			p.Expect("400") // the application's answer to a refusal
 			p.Click("#cancel")
 			p.WaitURL(b.app + "/callback?")
-			p.WaitText(`the provider says "access_denied"`)
+			p.WaitText("The sign-in failed")
+			if at := p.URL(); !strings.Contains(at, "error=access_denied") {
+				t.Errorf("the application was told %s", at)
+			}
 
 			p.Navigate(b.app + "/login")
 			p.Click("#allow")
