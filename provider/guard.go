@@ -212,14 +212,12 @@ func (g *signInGuard) end(try *guardTry, how outcome) {
 
 // free are the failures before a try has to wait.
 func (k guardKey) free() float64 {
+	// A browser has no network, and a home is no wider than the smallest.
 	wider := map[int]float64{56: 2, 48: 4}[k.network.Bits()]
-	switch k.kind {
-	case countNetwork:
+	if k.kind == countNetwork {
 		return networkFailures * max(wider, 1)
-	case countPair:
-		return pairFailures * max(wider, 1)
 	}
-	return pairFailures
+	return pairFailures * max(wider, 1)
 }
 
 // refill is how long it takes until one failure is forgiven; zero for those that are kept and
@@ -230,6 +228,7 @@ func (k guardKey) refill() time.Duration {
 		return networkRefill
 	case countAccount:
 		return accountRefill
+	case countBrowser, countHome, countPair:
 	}
 	return 0
 }
