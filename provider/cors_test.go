@@ -155,3 +155,15 @@ func TestCORSNotOnTheHostedDoor(t *testing.T) {
 		}
 	}
 }
+
+// Metadata and keys hold nothing personal, and an app of script begins with them.
+func TestCORSMetadata(t *testing.T) {
+	t.Parallel()
+	s := corsServer(t)
+	for _, path := range []string{"/.well-known/openid-configuration", "/.well-known/oauth-authorization-server", "/.well-known/qr-configuration", "/jwks"} {
+		reply := fromOrigin(t, s, http.MethodGet, path, alienOrigin, nil, nil)
+		if got := reply.Header.Get("Access-Control-Allow-Origin"); reply.Status != http.StatusOK || got != "*" {
+			t.Errorf("%s: %d, allowed %q", path, reply.Status, got)
+		}
+	}
+}

@@ -82,6 +82,8 @@ func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
 		methodNotAllowed(w, "GET, HEAD")
 		return
 	}
+	// As public as the other metadata: an app of script reads it from any origin.
+	w.Header().Set("Access-Control-Allow-Origin", "*")
 	writeJSON(w, http.StatusOK, "application/json", struct {
 		Issuer        string `json:"issuer"`
 		Scan          string `json:"scan_endpoint"`
