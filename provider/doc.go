@@ -11,9 +11,9 @@
 // fosite, with session.go, strategy.go, idtoken.go, pkce.go and openid.go as what is ours in
 // it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go),
 // userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
-// health.go. clientauth.go, errors.go, browser.go, render.go, clientview.go, guard.go,
-// password.go, address.go and keys.go serve several of them; standing.go says whether a token, a person
-// and a sign-in still hold; claims.go what a request may learn of a person; approval.go wires
+// health.go. clientauth.go, errors.go, browser.go, render.go, clientview.go, guard.go (with
+// knownbrowser.go, hashqueue.go and nobody.go), password.go, address.go and keys.go serve several
+// of them; standing.go says whether a token, a person and a sign-in still hold; claims.go what a request may learn of a person; approval.go wires
 // package qr.
 //
 // # The code flow
@@ -58,6 +58,7 @@
 //
 //  1. logout.go reads what a client wishes and asks the person; GET ends nothing. A way back is
 //     an exact registered address, vouched for by an ID token or by the person's yes.
+//     chain.go ends with a sign-in what it took the place of in the same browser.
 //  2. endSignIn (revoke.go) is the one way to end a sign-in: tokens first, then the record.
 //  3. backchannel.go tells the clients that took part. The store has written whom, with the end
 //     itself; the telling goes beside the request, for up to a day, and any process on the store

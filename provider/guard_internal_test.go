@@ -109,6 +109,19 @@ func TestGuardWaitsAtAnAttackedAccount(t *testing.T) {
 	}
 }
 
+// However many failed, an attack is over soon after its end.
+func TestAttacksPass(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	for i := range 50 * accountFailures {
+		g.tryFrom(at6(i, 0, 1), "alice", "", tryFailed)
+	}
+	key := guardKey{kind: countAccount, account: accountOf("alice")}
+	if !g.attacked(key, g.now) || g.attacked(key, g.now.Add(accountRefill)) {
+		t.Error("an account is under attack without an attack, or not under one")
+	}
+}
+
 // attack lets a hundred networks that nobody else is in fail at the account.
 func (g *guarded) attack(login string) {
 	g.t.Helper()
