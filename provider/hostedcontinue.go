@@ -112,13 +112,14 @@ func (p *Provider) redeemFlow(ctx context.Context, w http.ResponseWriter, f *flo
 				session.Withheld = append(session.Withheld, scope)
 			}
 		}
+		p.follow(session, f.browser)
 		return p.config.Store.PutSession(ctx, session)
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.setSession(w, cookie)
-	return session, nil
+	return session, p.endOther(ctx, session, f.browser)
 }
 
 // qrNotMe is POST /login/qr/not-me: the person at the browser is not the one who approved.
