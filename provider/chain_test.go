@@ -156,9 +156,16 @@ func TestChainsOfSignInsEnd(t *testing.T) {
 			t.Errorf("%s has not ended: %v", id, err)
 		}
 	}
+	sid = claims(t, s.SignedIn(t.Context(), browser, "web", "openid").IDToken)["sid"].(string)
+	if mine, err = s.Store.Session(t.Context(), sid); err != nil {
+		t.Fatal(err)
+	}
 	put(sid, mine.Subject, "bobs")
 	page = s.Get(t.Context(), browser, "/logout")
 	s.Post(t.Context(), browser, "/logout", url.Values{"csrf": {page.Hidden("csrf")}, "request": {page.Hidden("request")}})
+	if session, err := s.Store.Session(t.Context(), sid); err != nil || session.EndedAt.IsZero() {
+		t.Errorf("not signed out: %v", err)
+	}
 	if session, err := s.Store.Session(t.Context(), "bobs"); err != nil || !session.EndedAt.IsZero() {
 		t.Errorf("another person's sign-in has ended: %v", err)
 	}
