@@ -301,7 +301,7 @@ func TestFloodOfNamesForgetsNoAttackedAccount(t *testing.T) {
 	g.now = g.now.Add(time.Second)
 	for i := range 2 * guardedCounts {
 		// Networks enough, so that none is refused for itself.
-		from := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})
+		from := netip.AddrFrom4([4]byte{11 + byte(i>>16), byte(i >> 8), byte(i), 1})
 		g.tryFrom(from, "name-"+strconv.Itoa(i), "", tryFailed)
 		if len(g.counts) > guardedCounts+3 {
 			t.Fatalf("%d counts", len(g.counts))
