@@ -28,6 +28,8 @@ type admin struct {
 	// config returns the configuration that the server was given last; nil when there is no
 	// server. What stands in it is changed there, or the next reload would undo the change.
 	config func() *configFile
+	// endings end what a change is to keep people from.
+	endings endings
 }
 
 // adminUser is a person as the admin API shows and takes one; a hash is never shown.
@@ -125,8 +127,9 @@ func (a *admin) addUser(r *http.Request) (any, error) {
 	if err := readAdmin(r, &given); err != nil {
 		return nil, err
 	}
-	if given.Login == "" || given.PasswordHash != "" && provider.CheckPasswordHash(given.PasswordHash) != nil {
-		return nil, &adminError{http.StatusBadRequest, "a user needs a login and a good password hash"}
+	asConfig := userConfig{Login: given.Login, Subject: given.Subject, PasswordHash: given.PasswordHash, Claims: given.Claims}
+	if err := refuse(asConfig.faults(noVariables)); err != nil {
+		return nil, err
 	}
 	if err := a.unmanagedUser(given.Login); err != nil {
 		return nil, err
@@ -141,8 +144,12 @@ func (a *admin) addUser(r *http.Request) (any, error) {
 	}
 	if given.Subject == "" {
 		given.Subject = rand.Text()
-	} else if _, err := a.store.User(r.Context(), given.Subject); err == nil {
-		return nil, &adminError{http.StatusConflict, fmt.Sprintf("the subject %q is another user's already", given.Subject)}
+	} else if _, err := a.store.User(r.Context(), given.Subject); !errors.Is(err, storage.ErrNotFound) {
+		// Without knowing that it is free, the put could take somebody's place.
+		if err == nil {
+			err = &adminError{http.StatusConflict, fmt.Sprintf("the subject %q is another user's already", given.Subject)}
+		}
+		return nil, err
 	}
 	err = a.store.PutUser(r.Context(), &storage.User{Subject: given.Subject, Login: given.Login, PasswordHash: given.PasswordHash, Claims: given.Claims})
 	if errors.Is(err, storage.ErrConflict) {
@@ -180,7 +187,12 @@ func (a *admin) changeUser(r *http.Request, change func(*storage.User)) (any, er
 		return nil, err
 	}
 	change(user)
-	return adminUser{Login: user.Login, Subject: user.Subject, Disabled: user.Disabled}, a.store.PutUser(r.Context(), user)
+	if err := a.store.PutUser(r.Context(), user); err != nil {
+		return nil, err
+	}
+	// At every change: whoever it is to keep out may be signed in, and an account that is unlocked
+	// must not bring back what was signed in before.
+	return adminUser{Login: user.Login, Subject: user.Subject, Disabled: user.Disabled}, a.endings.EndSignIns(r.Context(), user.Subject)
 }
 
 // unmanagedUser refuses what the configuration file decides.
@@ -208,9 +220,8 @@ func (a *admin) addClient(r *http.Request) (any, error) {
 	if err := readAdmin(r, &given); err != nil {
 		return nil, err
 	}
-	none := func(string) string { return "" }
-	if broken := given.fault(none); broken != nil {
-		return nil, &adminError{http.StatusBadRequest, broken.what}
+	if err := refuse(given.faults(noVariables)); err != nil {
+		return nil, err
 	}
 	if err := a.unmanagedClient(given.ID); err != nil {
 		return nil, err
@@ -221,7 +232,7 @@ func (a *admin) addClient(r *http.Request) (any, error) {
 		}
 		return nil, err
 	}
-	return adminClient{ID: given.ID}, a.store.PutClient(r.Context(), given.record(none))
+	return adminClient{ID: given.ID}, a.store.PutClient(r.Context(), given.record(noVariables))
 }
 
 func (a *admin) disableClient(r *http.Request) (any, error) {
@@ -238,8 +249,26 @@ func (a *admin) disableClient(r *http.Request) (any, error) {
 		return nil, err
 	}
 	client.Disabled = given.Disabled
-	return adminClient{ID: client.ID, Disabled: client.Disabled}, a.store.PutClient(r.Context(), client)
+	if err := a.store.PutClient(r.Context(), client); err != nil {
+		return nil, err
+	}
+	return adminClient{ID: client.ID, Disabled: client.Disabled}, a.endings.RevokeClientTokens(r.Context(), client.ID)
 }
+
+// refuse answers with all that is wrong with what was given.
+func refuse(found []fault) error {
+	var what []string
+	for _, at := range found {
+		what = append(what, at.what)
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return &adminError{http.StatusBadRequest, strings.Join(what, "; ")}
+}
+
+// noVariables is the environment of what does not come from a file: it may name none.
+func noVariables(string) string { return "" }
 
 func (a *admin) unmanagedClient(id string) error {
 	if c := a.config(); c != nil && slices.ContainsFunc(c.Clients, func(known clientConfig) bool { return known.ID == id }) {

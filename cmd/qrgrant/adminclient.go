@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 )
@@ -62,8 +64,63 @@ func (f *adminFlags) offline(ctx context.Context, e env, method, path string, gi
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	fmt.Fprintln(e.Stderr, "no server runs; working on the file. What stands in a configuration file wins at the next start.")
-	handler := (&admin{store: store, config: func() *configFile { return nil }}).handler()
+	handler := (&admin{store: store, config: func() *configFile { return nil }, endings: storedEndings{store}}).handler()
 	return request(ctx, direct{handler}, method, path, given, answer)
+}
+
+// disableVerb is a verb that switches one of what stands below path off, or on again.
+func disableVerb(name, argument, summary, undoUsage, path string) verb {
+	return verb{
+		name: name, args: []string{argument}, summary: summary,
+		prepare: func(flags *flag.FlagSet) action {
+			var f adminFlags
+			f.declare(flags)
+			undo := flags.Bool("undo", false, undoUsage)
+			return func(ctx context.Context, e env) error {
+				change := struct {
+					Disabled bool `json:"disabled"`
+				}{!*undo}
+				var changed struct {
+					ID, Login string
+					Disabled  bool
+				}
+				if err := f.call(ctx, e, http.MethodPost, path+url.PathEscape(e.Args[0])+"/disabled", change, &changed); err != nil {
+					return err
+				}
+				fmt.Fprintf(e.Stdout, "%s is %s\n", printable(cmp.Or(changed.ID, changed.Login)), state(changed.Disabled))
+				return nil
+			}
+		},
+	}
+}
+
+// listVerb is a verb that shows what stands at path, each with show.
+func listVerb[T any](name, summary, path string, prepare func(*flag.FlagSet) (show func(io.Writer, T))) verb {
+	return verb{
+		name: name, summary: summary,
+		prepare: func(flags *flag.FlagSet) action {
+			var f adminFlags
+			f.declare(flags)
+			show := prepare(flags)
+			return func(ctx context.Context, e env) error {
+				var all []T
+				if err := f.call(ctx, e, http.MethodGet, path, nil, &all); err != nil {
+					return err
+				}
+				for _, one := range all {
+					show(e.Stdout, one)
+				}
+				return nil
+			}
+		},
+	}
+}
+
+func state(disabled bool) string {
+	if disabled {
+		return "disabled"
+	}
+	return "enabled"
 }
 
 // request sends JSON and reads JSON.

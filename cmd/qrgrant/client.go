@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 )
 
@@ -73,32 +72,19 @@ func clientAddVerb() verb {
 }
 
 func clientListVerb() verb {
-	return verb{
-		name:    "client list",
-		summary: "lists the clients in the database",
-		prepare: func(flags *flag.FlagSet) action {
-			var f adminFlags
-			f.declare(flags)
-			links := flags.Bool("links", false, "show below each client its logo, site, policy and terms too")
-			return func(ctx context.Context, e env) error {
-				var clients []adminClient
-				if err := f.call(ctx, e, http.MethodGet, "/clients", nil, &clients); err != nil {
-					return err
-				}
-				for _, c := range clients {
-					kind := "confidential"
-					if c.Public {
-						kind = "public"
-					}
-					fmt.Fprintf(e.Stdout, "%-24s %-12s %-8s %s\n", printable(c.ID), kind, state(c.Disabled), printable(c.Name))
-					if *links {
-						c.printLinks(e.Stdout)
-					}
-				}
-				return nil
+	return listVerb("client list", "lists the clients in the database", "/clients", func(flags *flag.FlagSet) func(io.Writer, adminClient) {
+		links := flags.Bool("links", false, "show below each client its logo, site, policy and terms too")
+		return func(out io.Writer, c adminClient) {
+			kind := "confidential"
+			if c.Public {
+				kind = "public"
 			}
-		},
-	}
+			fmt.Fprintf(out, "%-24s %-12s %-8s %s\n", printable(c.ID), kind, state(c.Disabled), printable(c.Name))
+			if *links {
+				c.printLinks(out)
+			}
+		}
+	})
 }
 
 // printLinks lists what the client has of the addresses that people are shown.
@@ -113,21 +99,7 @@ func (c *adminClient) printLinks(out io.Writer) {
 }
 
 func clientDisableVerb() verb {
-	return verb{
-		name: "client disable", args: []string{"ID"},
-		summary: "switches a client off: none of its tokens works from now on",
-		prepare: func(flags *flag.FlagSet) action {
-			var f adminFlags
-			f.declare(flags)
-			undo := flags.Bool("undo", false, "switch the client on again instead")
-			return func(ctx context.Context, e env) error {
-				var changed adminClient
-				if err := f.call(ctx, e, http.MethodPost, "/clients/"+url.PathEscape(e.Args[0])+"/disabled", adminClient{Disabled: !*undo}, &changed); err != nil {
-					return err
-				}
-				fmt.Fprintf(e.Stdout, "%s is %s\n", printable(changed.ID), state(changed.Disabled))
-				return nil
-			}
-		},
-	}
+	return disableVerb("client disable", "ID",
+		"switches a client off: none of its tokens works from now on, and those of people end for good",
+		"switch the client on again instead", "/clients/")
 }

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"encoding/hex"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -14,16 +13,26 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
-
-	"github.com/qrgrant/qrgrant/provider"
-	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
 // configFile is the YAML file of `qrgrant serve`. A key it does not know is an error, so that
-// a misspelt restriction is never silently missing.
+// a misspelt restriction is never silently missing. Clients and Users are taken over whenever the
+// file changes, the rest (configserver.go) at a start.
 type configFile struct {
-	Clients []clientConfig `yaml:"clients"`
-	Users   []userConfig   `yaml:"users"`
+	Issuer              string          `yaml:"issuer"`
+	Addr                string          `yaml:"addr"`
+	DB                  string          `yaml:"db"`
+	AdminSocket         string          `yaml:"admin_socket"`
+	TLS                 tlsConfig       `yaml:"tls"`
+	TrustedProxies      []string        `yaml:"trusted_proxies"`
+	BackchannelNetworks []string        `yaml:"backchannel_networks"`
+	Templates           string          `yaml:"templates"`
+	Log                 logConfig       `yaml:"log"`
+	Lifetimes           lifetimesConfig `yaml:"lifetimes"`
+	Keys                keysConfig      `yaml:"keys"`
+	Limits              limitsConfig    `yaml:"limits"`
+	Clients             []clientConfig  `yaml:"clients"`
+	Users               []userConfig    `yaml:"users"`
 }
 
 // clientConfig is one registered client. Secrets do not stand in the file: either their
@@ -99,10 +108,34 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 	if line := secondDocument(source); line > 0 {
 		return nil, usagef("%v", &configError{file: name, line: line, what: "one document is read; remove the line --- and put everything together"})
 	}
-	if at := file.firstFault(getenv); at != nil {
-		return nil, usagef("%v", &configError{file: name, line: lineOf(source, at.path), what: at.what})
+	if found := file.faults(source, getenv); len(found) > 0 {
+		return nil, worded(name, source, found)
 	}
 	return &file, nil
+}
+
+// configFaults are all faults of a file, a line of text each.
+type configFaults struct{ lines []string }
+
+// Error implements error.
+func (e *configFaults) Error() string { return strings.Join(e.lines, "; ") }
+
+// worded puts the faults in the order of the file and says where each stands.
+func worded(name string, source []byte, found []fault) error {
+	file, err := parser.ParseBytes(source, 0)
+	if err != nil {
+		return usagef("%v", err)
+	}
+	errs := make([]*configError, 0, len(found))
+	for _, at := range found {
+		errs = append(errs, &configError{file: name, line: lineOf(file, at.path), what: at.what})
+	}
+	slices.SortStableFunc(errs, func(a, b *configError) int { return cmp.Compare(a.line, b.line) })
+	faults := &configFaults{}
+	for _, err := range errs {
+		faults.lines = append(faults.lines, err.Error())
+	}
+	return faults
 }
 
 // secondDocument is the line of a second YAML document, which the decoder would not look at;
@@ -122,11 +155,7 @@ type fault struct {
 }
 
 // lineOf finds the line of the deepest part of path that the file has.
-func lineOf(source []byte, path string) int {
-	file, err := parser.ParseBytes(source, 0)
-	if err != nil {
-		return 1
-	}
+func lineOf(file *ast.File, path string) int {
 	for ; path != "$"; path = parentPath(path) {
 		at, err := yaml.PathString(path)
 		if err != nil {
@@ -154,126 +183,4 @@ func parentPath(path string) string {
 		}
 	}
 	return "$"
-}
-
-// firstFault returns the first broken rule in file order, nil when there is none.
-func (f *configFile) firstFault(getenv func(string) string) *fault {
-	seen := map[string]bool{}
-	for i := range f.Clients {
-		at := fmt.Sprintf("$.clients[%d]", i)
-		c := &f.Clients[i]
-		if broken := c.fault(getenv); broken != nil {
-			return &fault{at + "." + broken.path, broken.what}
-		}
-		if seen[c.ID] {
-			return &fault{at + ".id", fmt.Sprintf("client %q stands here twice", c.ID)}
-		}
-		seen[c.ID] = true
-	}
-	logins, subjects := map[string]bool{}, map[string]bool{}
-	for i := range f.Users {
-		at := fmt.Sprintf("$.users[%d]", i)
-		u := &f.Users[i]
-		if broken := u.fault(getenv); broken != nil {
-			return &fault{at + "." + broken.path, broken.what}
-		}
-		// A login is the same in any case.
-		if logins[strings.ToLower(u.Login)] {
-			return &fault{at + ".login", fmt.Sprintf("user %q stands here twice", u.Login)}
-		}
-		if u.Subject != "" && subjects[u.Subject] {
-			return &fault{at + ".subject", fmt.Sprintf("subject %q is another user's already", u.Subject)}
-		}
-		logins[strings.ToLower(u.Login)], subjects[u.Subject] = true, true
-	}
-	return nil
-}
-
-func (c *clientConfig) fault(getenv func(string) string) *fault {
-	switch {
-	case c.ID == "":
-		return &fault{"id", "a client needs an id"}
-	case c.SecretEnv != "" && len(c.SecretSHA256) > 0:
-		return &fault{"secret_env", "give secret_env or secret_sha256, not both"}
-	case c.SecretEnv != "" && len(getenv(c.SecretEnv)) < minSecret:
-		return &fault{"secret_env", fmt.Sprintf("the environment variable %s must hold a generated secret of at least %d characters", c.SecretEnv, minSecret)}
-	case c.PKCE != "" && c.PKCE != "required" && c.PKCE != "optional":
-		return &fault{"pkce", "pkce is required or optional"}
-	case c.PKCE == "optional" && c.SecretEnv == "" && len(c.SecretSHA256) == 0:
-		return &fault{"pkce", "a client without a secret always needs PKCE"}
-	case c.IDTokenAlg != "" && c.IDTokenAlg != "ES256" && c.IDTokenAlg != "RS256":
-		return &fault{"id_token_alg", "id_token_alg is ES256 or RS256"}
-	case c.QR.UserCode != "" && c.QR.UserCode != "compare" && c.QR.UserCode != "type":
-		return &fault{"qr.user_code", "user_code is compare or type"}
-	case c.QR.Lifetime != 0 && c.QR.Lifetime < minLifetime:
-		return &fault{"qr.lifetime", "lifetime must be at least 120s"}
-	case c.QR.Lifetime > maxLifetime:
-		return &fault{"qr.lifetime", "lifetime must be at most 10220s"}
-	}
-	if at := c.uriFault(); at != nil {
-		return at
-	}
-	for i, grant := range c.GrantTypes {
-		if _, known := grantTypes()[grant]; !known {
-			return &fault{fmt.Sprintf("grant_types[%d]", i), fmt.Sprintf("unknown grant type %q; known are authorization_code, refresh_token, client_credentials, qr_code and device_code", grant)}
-		}
-	}
-	if c.grants("qr_code") && c.grants("device_code") {
-		return &fault{"grant_types", "a client has at most one of qr_code and device_code"}
-	}
-	if (c.grants("qr_code") || c.grants("device_code")) && !c.QR.Enabled {
-		at := "qr"
-		if reflect.ValueOf(c.QR).IsZero() {
-			at = "grant_types"
-		}
-		return &fault{at, "this grant is off until it is switched on with qr: {enabled: true}; to switch a client off, say disabled: true"}
-	}
-	if c.Approver && !slices.Contains(c.Scopes, qr.ApproveScope) {
-		return &fault{"approver", "an approver needs the scope " + qr.ApproveScope}
-	}
-	for i, sum := range c.SecretSHA256 {
-		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
-			return &fault{fmt.Sprintf("secret_sha256[%d]", i), "this is not a SHA-256 in hexadecimal"}
-		}
-	}
-	return nil
-}
-
-func (c *clientConfig) uriFault() *fault {
-	for i, uri := range c.RedirectURIs {
-		if provider.CheckRedirectURI(uri) != nil {
-			return &fault{fmt.Sprintf("redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to: it must be absolute, without #, and https unless it leads to 127.0.0.1, [::1] or an app", uri)}
-		}
-	}
-	for i, uri := range c.PostLogoutRedirectURIs {
-		if provider.CheckRedirectURI(uri) != nil {
-			return &fault{fmt.Sprintf("post_logout_redirect_uris[%d]", i), fmt.Sprintf("%q cannot be redirected to", uri)}
-		}
-	}
-	if c.BackchannelLogoutURI != "" && provider.CheckBackchannelLogoutURI(c.BackchannelLogoutURI) != nil {
-		return &fault{"backchannel_logout_uri", fmt.Sprintf("%q cannot be told: it must be absolute, without #, and https unless it is on this machine", c.BackchannelLogoutURI)}
-	}
-	shown := []struct{ key, uri string }{
-		{"logo_uri", c.LogoURI}, {"client_uri", c.ClientURI}, {"policy_uri", c.PolicyURI}, {"tos_uri", c.TermsURI},
-	}
-	for _, s := range shown {
-		if s.uri != "" && provider.CheckShownURI(s.uri) != nil {
-			return &fault{s.key, fmt.Sprintf("%.80q cannot be shown to people: it must be https (http on this machine only) with a plain host name, without user, # or space, and at most %d characters", s.uri, provider.LongestShownURI)}
-		}
-	}
-	return nil
-}
-
-func (u *userConfig) fault(getenv func(string) string) *fault {
-	switch {
-	case u.Login == "":
-		return &fault{"login", "a user needs a login"}
-	case u.PasswordHash != "" && u.PasswordEnv != "":
-		return &fault{"password_env", "give password_hash or password_env, not both"}
-	case u.PasswordHash != "" && provider.CheckPasswordHash(u.PasswordHash) != nil:
-		return &fault{"password_hash", "this is not an argon2id hash; make one with: qrgrant hash-password"}
-	case u.PasswordEnv != "" && getenv(u.PasswordEnv) == "":
-		return &fault{"password_env", fmt.Sprintf("the environment variable %s is empty", u.PasswordEnv)}
-	}
-	return nil
 }

@@ -64,7 +64,7 @@ type misfit struct {
 
 func (m *misfit) String() string {
 	if m.what == "" {
-		return "the file must begin with clients: or users:"
+		return "the file must begin with a key, such as clients:"
 	}
 	return fmt.Sprintf("%s must be %s, not %s", m.what, kindWanted(m.want), m.found())
 }
@@ -80,7 +80,7 @@ func (m *misfit) found() string {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		return node.GetToken().Value
 	case *ast.StringNode:
-		if m.want.Kind() == reflect.Bool || m.want == reflect.TypeFor[time.Duration]() {
+		if m.want.Kind() == reflect.Bool || m.want.Kind() == reflect.Int || m.want == reflect.TypeFor[time.Duration]() {
 			return fmt.Sprintf("%.40q", node.Value)
 		}
 	}
@@ -93,6 +93,8 @@ func kindWanted(want reflect.Type) string {
 		return "a time like 240s"
 	case want.Kind() == reflect.Bool:
 		return "true or false"
+	case want.Kind() == reflect.Int:
+		return "a whole number"
 	case want.Kind() == reflect.String:
 		return "text"
 	case want.Kind() == reflect.Slice && want.Elem().Kind() == reflect.String:
@@ -134,6 +136,10 @@ func misfitIn(node ast.Node, want reflect.Type, what string) *misfit {
 		return nil
 	case *ast.BoolNode:
 		if want.Kind() == reflect.Bool {
+			return nil
+		}
+	case *ast.IntegerNode:
+		if want.Kind() == reflect.Int {
 			return nil
 		}
 	}

@@ -63,6 +63,13 @@ func complain(e env, name string, err error) int {
 	if err == nil {
 		return exitOK
 	}
+	var faulty *configFaults
+	if errors.As(err, &faulty) {
+		for _, line := range faulty.lines {
+			fmt.Fprintf(e.Stderr, "qrgrant %s: %s\n", name, oneLine(line))
+		}
+		return exitUsage
+	}
 	line, code := explain(err)
 	fmt.Fprintf(e.Stderr, "qrgrant %s: %s\n", name, oneLine(line))
 	return code

@@ -103,10 +103,7 @@ func (c *certificate) config() *tls.Config {
 func (s *server) follow(ctx context.Context, hangup <-chan os.Signal) {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	var file *watched
-	if s.settings.configFile != "" {
-		file = watch(s.settings.configFile)
-	}
+	file := s.settings.configFile
 	for {
 		asked := false
 		select {
@@ -131,16 +128,32 @@ func (s *server) follow(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// reload stores the configuration file as a start would; requests read the store as they go.
+// reload takes the configuration file over as a start would, all of it or nothing; requests read
+// the store as they go.
 func (s *server) reload(ctx context.Context) {
-	config, err := readConfig(s.settings.configFile, s.settings.getenv)
+	config, err := readConfig(s.settings.configFile.path, s.settings.getenv)
+	var made *changes
 	if err == nil {
-		err = config.store(ctx, s.store, s.settings.getenv)
+		made, err = config.changes(ctx, s.store, s.settings.getenv)
+	}
+	if err == nil {
+		err = made.apply(ctx, s.store)
 	}
 	if err != nil {
 		s.logger.Error("the configuration was not taken over", "error", plain(err))
 		return
 	}
 	s.config.Store(config)
+	if err := made.end(ctx, s.endings); err != nil {
+		s.logger.Error("the configuration was taken over, but not all sign-ins that it ends were; lock and unlock the accounts to end them", "error", err)
+	}
+	found, err := config.strangers(ctx, s.store)
+	if err != nil {
+		s.logger.Error("the database could not be compared with the configuration", "error", err)
+	}
+	found.warn(s.logger)
+	if keys := s.settings.config.needRestart(config); len(keys) > 0 {
+		s.logger.Warn("clients and users were taken over; what else has changed in the configuration needs a restart", "keys", strings.Join(keys, ", "))
+	}
 	s.logger.Info("the configuration was taken over", "clients", len(config.Clients), "users", len(config.Users))
 }

@@ -89,7 +89,7 @@ func (r *reloaded) clients(more string, fillers int) string {
 		"  - {id: cli, grant_types: [qr_code], scopes: [openid], qr: {enabled: true, allowed_scopes: [openid]}}\n" +
 		"  - {id: web, redirect_uris: [https://app.example/callback], scopes: [openid]}\n" + more
 	for i := range fillers {
-		text += fmt.Sprintf("  - {id: filler-%d, scopes: [openid]}\n", i)
+		text += fmt.Sprintf("  - {id: filler-%d, redirect_uris: [https://app.example/callback], scopes: [openid]}\n", i)
 	}
 	return text
 }

@@ -1,17 +1,11 @@
 package main
 
 import (
-	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -39,51 +33,6 @@ func grantTypes() map[string]string {
 
 func (c *clientConfig) grants(name string) bool {
 	return slices.ContainsFunc(c.GrantTypes, func(g string) bool { return grantTypes()[g] == grantTypes()[name] })
-}
-
-// strangers are those that are enabled in the database and not in the file.
-type strangers struct {
-	clients, logins []string
-}
-
-// store puts the file's clients and users into the database. It replaces what is there under
-// the same name and removes nothing.
-func (f *configFile) store(ctx context.Context, s storage.Store, getenv func(string) string) error {
-	for i := range f.Clients {
-		if err := s.PutClient(ctx, f.Clients[i].record(getenv)); err != nil {
-			return fmt.Errorf("store the client %q: %w", f.Clients[i].ID, err)
-		}
-	}
-	for i := range f.Users {
-		if err := f.Users[i].store(ctx, s, getenv); err != nil {
-			return fmt.Errorf("store the user %q: %w", f.Users[i].Login, err)
-		}
-	}
-	return nil
-}
-
-// strangers lists whom only the database has: what is taken out of the file stays able to
-// sign in.
-func (f *configFile) strangers(ctx context.Context, s storage.Store) (found strangers, err error) {
-	clients, err := s.Clients(ctx)
-	if err != nil {
-		return strangers{}, fmt.Errorf("list the clients: %w", err)
-	}
-	for _, c := range clients {
-		if !c.Disabled && !slices.ContainsFunc(f.Clients, func(known clientConfig) bool { return known.ID == c.ID }) {
-			found.clients = append(found.clients, c.ID)
-		}
-	}
-	users, err := s.Users(ctx)
-	if err != nil {
-		return strangers{}, fmt.Errorf("list the users: %w", err)
-	}
-	for _, u := range users {
-		if !u.Disabled && !slices.ContainsFunc(f.Users, func(known userConfig) bool { return strings.EqualFold(known.Login, u.Login) }) {
-			found.logins = append(found.logins, u.Login)
-		}
-	}
-	return found, nil
 }
 
 func (c *clientConfig) record(getenv func(string) string) *storage.Client {
@@ -114,31 +63,6 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 		record.SecretHashes = append(record.SecretHashes, hash)
 	}
 	return record
-}
-
-// store keeps the subject a login already has: it is the person's identity at every relying
-// party and must survive restarts.
-func (u *userConfig) store(ctx context.Context, s storage.Store, getenv func(string) string) error {
-	record := &storage.User{Subject: u.Subject, Login: u.Login, PasswordHash: u.PasswordHash, Claims: u.Claims, Disabled: u.Disabled}
-	existing, err := s.UserByLogin(ctx, u.Login)
-	switch {
-	case errors.Is(err, storage.ErrNotFound):
-		if record.Subject == "" {
-			record.Subject = rand.Text()
-		}
-	case err != nil:
-		return err
-	case record.Subject == "":
-		record.Subject = existing.Subject
-	case record.Subject != existing.Subject:
-		return fmt.Errorf("the database knows this login under the subject %q", existing.Subject)
-	}
-	if u.PasswordEnv != "" {
-		if record.PasswordHash, err = provider.HashPassword(getenv(u.PasswordEnv)); err != nil {
-			return err
-		}
-	}
-	return s.PutUser(ctx, record)
 }
 
 // seedClients are the clients of dev and demo.

@@ -6,17 +6,19 @@ import (
 	"encoding/base64"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 )
 
 const serveDetail = `    The server. Give it a certificate with --tls-cert and --tls-key, or put a TLS proxy in front
-    of it and name the proxy's network with --trusted-proxy. The configuration lists clients
-    and users; they are stored into the database at every start, when the file changes and at
-    SIGHUP. A changed certificate is taken over too. Taking one out of the file does not take it out of the
-    database: to lock it, leave it in and say disabled: true.
+    of it and name the proxy's network with --trusted-proxy; without a certificate, only those
+    proxies and this machine are answered. A changed certificate is taken over as it is.
+
+    The configuration lists clients and users. They are stored into the database at every start,
+    when the file changes and at SIGHUP, all of them or none. A client or user that is taken out
+    of the file stays in the database: to lock one, leave it in and say disabled: true. Who is
+    locked, or gets another password, is signed out everywhere.
 
       clients:
         - id: tv
@@ -39,6 +41,32 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
           password_env: ALICE_PASSWORD    # or password_hash, from qrgrant hash-password
           claims: {name: Alice Example}
 
+    The file may also say what the server is; a flag wins over it, and a change needs a restart.
+    What is left out is as shown. Times are like 90s, 10m or 720h.
+
+      issuer: https://id.example          # as --issuer
+      addr: 127.0.0.1:8080                # as --addr
+      db: qrgrant.db                      # as --db
+      admin_socket: qrgrant.db.sock       # as --admin-socket
+      tls: {cert: FILE, key: FILE}        # as --tls-cert and --tls-key; none unless given
+      trusted_proxies: [10.0.0.0/8]       # as --trusted-proxy; none unless given
+      backchannel_networks: [10.0.0.0/8]  # as --backchannel-network; none unless given
+      templates: DIR                      # files here take the place of the pages' own
+      log: {level: info, format: text}    # debug, info, warn or error; text or json
+      lifetimes: {access_token: 10m, id_token: 10m, refresh_token: 720h, session: 12h, session_idle: 2h}
+      keys: {rotation: 2160h, publish_ahead: 24h, retention: 720h}
+      limits:
+        opens_per_minute: 600             # QR codes per network, and how many are open
+        open_sessions: 300
+        browser_opens_per_minute: 30      # the same per browser
+        browser_open_sessions: 10
+        scans: 10                         # per person in 10 minutes
+        user_code_tries: 5                # wrong codes per person in 10 minutes, and per network
+        user_code_tries_per_prefix: 20
+        held_polls: 100000                # requests held at one time; -1 holds none
+        held_polls_per_client: 50000
+        cool_down: 5m                     # for a device that was reported
+
     Private keys are sealed in the database under the key in --key-seal-file or in the
     environment variable QRGRANT_KEY_SEAL: 32 bytes in base64, as from openssl rand -base64 32.
 
@@ -51,6 +79,8 @@ type serveFlags struct {
 	tlsCert, tlsKey          string
 	keySeal                  string
 	proxies, backchannel     prefixes
+	// flags is the command line that they were read from.
+	flags *flag.FlagSet
 }
 
 // prefixes is a repeatable flag of networks.
@@ -77,10 +107,10 @@ func serveVerb() verb {
 		summary: "the server, on a database file and a configuration file",
 		detail:  serveDetail,
 		prepare: func(flags *flag.FlagSet) action {
-			var f serveFlags
+			f := serveFlags{flags: flags}
 			flags.StringVar(&f.issuer, "issuer", "", "`URL` of the server as clients see it (default http:// and the address)")
 			flags.StringVar(&f.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` to listen on; port 0 takes a free one,\n0.0.0.0 is all of IPv4, [::] or no host IPv4 and IPv6")
-			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required)")
+			flags.StringVar(&f.db, "db", "", "database `FILE`, made if it is missing (required, here or in the configuration)")
 			flags.StringVar(&f.config, "config", "", "configuration `FILE` in YAML (required)")
 			flags.Var(&f.proxies, "trusted-proxy", "`CIDR` whose forwarded headers count; repeatable")
 			flags.Var(&f.backchannel, "backchannel-network", "private `CIDR` in which clients may be told of sign-outs; repeatable")
@@ -94,16 +124,11 @@ func serveVerb() verb {
 }
 
 func (f *serveFlags) run(ctx context.Context, e env) error {
-	if f.db == "" || f.config == "" {
-		return usagef("--db and --config are required; see qrgrant help serve, or try qrgrant dev")
+	if f.config == "" {
+		return usagef("--config is required; see qrgrant help serve, or try qrgrant dev")
 	}
-	if err := checkAddr(f.addr); err != nil {
+	if err := f.check(); err != nil {
 		return err
-	}
-	if f.issuer != "" {
-		if err := checkIssuer(f.issuer); err != nil {
-			return err
-		}
 	}
 	settings, err := f.settings(e)
 	if err != nil {
@@ -117,14 +142,35 @@ func (f *serveFlags) run(ctx context.Context, e env) error {
 	return running.serve(ctx)
 }
 
+// check refuses what the flags alone have wrong.
+func (f *serveFlags) check() error {
+	if err := checkAddr(f.addr); err != nil {
+		return err
+	}
+	if f.issuer != "" {
+		return checkIssuer(f.issuer)
+	}
+	return nil
+}
+
 // settings reads the files that the flags name.
 func (f *serveFlags) settings(e env) (serverSettings, error) {
-	s := serverSettings{
-		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, backchannelNetworks: f.backchannel, configFile: f.config,
-		adminSocket: cmp.Or(f.adminSocket, adminSocketOf(f.db)),
-		getenv:      e.Getenv, logger: slog.New(slog.NewTextHandler(e.Stderr, nil)),
+	// Looked at before it is read: a change in between is then seen as one.
+	file := watch(f.config)
+	config, err := readConfig(f.config, e.Getenv)
+	if err != nil {
+		return serverSettings{}, err
 	}
-	var err error
+	f.complete(config)
+	if f.db == "" {
+		return serverSettings{}, usagef("say which database with --db FILE, or with db: in %s", f.config)
+	}
+	s := serverSettings{
+		issuer: f.issuer, addr: f.addr, db: f.db, trustedProxies: f.proxies, backchannelNetworks: f.backchannel,
+		config: config, configFile: file, limits: config.Limits.limits(),
+		adminSocket: cmp.Or(f.adminSocket, adminSocketOf(f.db)),
+		getenv:      e.Getenv, logger: config.logger(e.Stderr),
+	}
 	switch {
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return s, usagef("--tls-cert and --tls-key go together")
@@ -136,11 +182,38 @@ func (f *serveFlags) settings(e env) (serverSettings, error) {
 	case !isLoopback(f.addr) && len(f.proxies) == 0:
 		return s, usagef("%s is plain HTTP that others can reach; listen on 127.0.0.1, give --tls-cert and --tls-key, or name the TLS proxy in front with --trusted-proxy CIDR", f.addr)
 	}
-	if s.keySeal, err = readKeySeal(f.keySeal, e.Getenv); err != nil {
-		return s, err
-	}
-	s.config, err = readConfig(f.config, e.Getenv)
+	s.keySeal, err = readKeySeal(f.keySeal, e.Getenv)
 	return s, err
+}
+
+// complete takes from the configuration what the command line leaves open.
+func (f *serveFlags) complete(config *configFile) {
+	given := map[string]bool{}
+	f.flags.Visit(func(each *flag.Flag) { given[each.Name] = true })
+	for _, text := range []struct {
+		name     string
+		field    *string
+		fromFile string
+	}{
+		{"issuer", &f.issuer, config.Issuer},
+		{"addr", &f.addr, config.Addr},
+		{"db", &f.db, config.DB},
+		{"admin-socket", &f.adminSocket, config.AdminSocket},
+	} {
+		if !given[text.name] && text.fromFile != "" {
+			*text.field = text.fromFile
+		}
+	}
+	// A certificate of the one and a key of the other would not fit together.
+	if !given["tls-cert"] && !given["tls-key"] {
+		f.tlsCert, f.tlsKey = config.TLS.Cert, config.TLS.Key
+	}
+	if !given["trusted-proxy"] {
+		f.proxies = networks(config.TrustedProxies)
+	}
+	if !given["backchannel-network"] {
+		f.backchannel = networks(config.BackchannelNetworks)
+	}
 }
 
 // keySealVariable holds the key seal when no file does.

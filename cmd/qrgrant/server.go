@@ -48,8 +48,9 @@ type serverSettings struct {
 	// limits are those of protocol §9; zero fields are the defaults.
 	limits qr.Limits
 	config *configFile
-	// configFile is where config was read and is read again; empty: it was not.
-	configFile string
+	// configFile is where config was read and is read again; nil: it was not. It was looked at
+	// before, so that no change in between is missed.
+	configFile *watched
 	// adminSocket is where the admin socket is made; empty makes none.
 	adminSocket string
 	// certificate makes the server speak TLS; nil speaks plain HTTP.
@@ -73,6 +74,10 @@ type server struct {
 	// config is the configuration that was taken over last.
 	config atomic.Pointer[configFile]
 	admin  *adminServer
+	// endings end what people have going on.
+	endings endings
+	// hangup gets SIGHUP from when the server can be talked to.
+	hangup chan os.Signal
 }
 
 // openServer takes the address first, so that a taken port changes nothing on disk; then the
@@ -107,23 +112,23 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range found.clients {
-		s.logger.Warn("a client in the database is not in the configuration and stays as it is; to switch it off, list it with disabled: true", "client_id", id)
-	}
-	for _, login := range found.logins {
-		s.logger.Warn("a user in the database is not in the configuration and stays as it is; to lock the account, list it with disabled: true", "login", login)
-	}
-	handler, err := provider.New(ctx, provider.Config{
+	found.warn(s.logger)
+	config := provider.Config{
 		Issuer: s.issuer, Store: store,
 		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger, KeySeal: s.keySeal, BackchannelNetworks: s.backchannelNetworks,
-	})
+	}
+	s.config.configure(&config)
+	handler, err := provider.New(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	made := &server{issuer: s.issuer, listener: listener, provider: handler, store: store, logger: s.logger, closed: make(chan struct{}), settings: s}
+	made := &server{
+		issuer: s.issuer, listener: listener, provider: handler, store: store, logger: s.logger, closed: make(chan struct{}), settings: s,
+		endings: servedEndings{storedEndings{store}, handler}, hangup: make(chan os.Signal, 1),
+	}
 	made.config.Store(s.config)
 	if s.adminSocket != "" {
-		made.admin, err = listenAdmin(ctx, s.adminSocket, (&admin{store: store, config: made.config.Load}).handler())
+		made.admin, err = listenAdmin(ctx, s.adminSocket, (&admin{store: store, config: made.config.Load, endings: made.endings}).handler())
 		switch {
 		case err == nil:
 		case s.adminSocket == adminSocketOf(s.db):
@@ -134,7 +139,7 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 		}
 	}
 	made.http = &http.Server{
-		Handler:           handler,
+		Handler:           made.handler(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -153,11 +158,22 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 			made.logger.Warn("the provider did not close", "error", err)
 		}
 	})
+	// Before anybody is told that the server is there: a signal that nobody catches ends it.
+	signal.Notify(made.hangup, syscall.SIGHUP)
 	return made, nil
+}
+
+// handler is the provider, and behind plain HTTP the guard in front of it.
+func (s *server) handler() http.Handler {
+	if s.settings.certificate != nil {
+		return s.provider
+	}
+	return &plainPeers{next: s.provider, trusted: s.settings.trustedProxies, logger: s.logger}
 }
 
 // abandon releases a server that never served, the store last: the provider may be writing.
 func (s *server) abandon() error {
+	signal.Stop(s.hangup)
 	return errors.Join(s.listener.Close(), s.admin.close(context.Background()), s.provider.Close(), s.store.Close())
 }
 
@@ -165,12 +181,10 @@ func (s *server) abandon() error {
 // requests under way get drainTimeout, the store is closed last.
 func (s *server) serve(ctx context.Context) error {
 	beside, stopBeside := context.WithCancel(ctx)
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+	defer signal.Stop(s.hangup)
 	var running sync.WaitGroup
 	running.Go(func() { s.sweep(beside) })
-	running.Go(func() { s.follow(beside, hangup) })
+	running.Go(func() { s.follow(beside, s.hangup) })
 	failed := make(chan error, 1)
 	go func() {
 		if s.http.TLSConfig != nil {

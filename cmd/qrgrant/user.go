@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -60,7 +61,7 @@ func userAddVerb() verb {
 func userPasswdVerb() verb {
 	return verb{
 		name: "user passwd", args: []string{"LOGIN"}, detail: passwordDetail,
-		summary: "gives a person another password",
+		summary: "gives a person another password; every sign-in and token of theirs ends",
 		prepare: func(flags *flag.FlagSet) action {
 			var f adminFlags
 			f.declare(flags)
@@ -81,49 +82,15 @@ func userPasswdVerb() verb {
 }
 
 func userListVerb() verb {
-	return verb{
-		name:    "user list",
-		summary: "lists the people in the database",
-		prepare: func(flags *flag.FlagSet) action {
-			var f adminFlags
-			f.declare(flags)
-			return func(ctx context.Context, e env) error {
-				var users []adminUser
-				if err := f.call(ctx, e, http.MethodGet, "/users", nil, &users); err != nil {
-					return err
-				}
-				for _, u := range users {
-					fmt.Fprintf(e.Stdout, "%-24s %-28s %s\n", printable(u.Login), printable(u.Subject), state(u.Disabled))
-				}
-				return nil
-			}
-		},
-	}
+	return listVerb("user list", "lists the people in the database", "/users", func(*flag.FlagSet) func(io.Writer, adminUser) {
+		return func(out io.Writer, u adminUser) {
+			fmt.Fprintf(out, "%-24s %-28s %s\n", printable(u.Login), printable(u.Subject), state(u.Disabled))
+		}
+	})
 }
 
 func userDisableVerb() verb {
-	return verb{
-		name: "user disable", args: []string{"LOGIN"},
-		summary: "locks an account: no sign-in, and no token of it works from now on",
-		prepare: func(flags *flag.FlagSet) action {
-			var f adminFlags
-			f.declare(flags)
-			undo := flags.Bool("undo", false, "unlock the account instead")
-			return func(ctx context.Context, e env) error {
-				var changed adminUser
-				if err := f.call(ctx, e, http.MethodPost, "/users/"+url.PathEscape(e.Args[0])+"/disabled", adminUser{Disabled: !*undo}, &changed); err != nil {
-					return err
-				}
-				fmt.Fprintf(e.Stdout, "%s is %s\n", printable(changed.Login), state(changed.Disabled))
-				return nil
-			}
-		},
-	}
-}
-
-func state(disabled bool) string {
-	if disabled {
-		return "disabled"
-	}
-	return "enabled"
+	return disableVerb("user disable", "LOGIN",
+		"locks an account: no sign-in, and every sign-in and token of it ends for good",
+		"unlock the account instead; the person signs in anew", "/users/")
 }
