@@ -1,0 +1,803 @@
+package examples_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"html"
+	"image"
+	"image/draw"
+	"image/png"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skip2/go-qrcode"
+
+	"github.com/qrgrant/qrgrant/examples/internal/chromium"
+	"github.com/qrgrant/qrgrant/examples/mobile/phoneapp"
+	"github.com/qrgrant/qrgrant/provider/providertest"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// pocket is a provider and the phone application of this module, at an origin of its own.
+type pocket struct {
+	*providertest.Server
+	t *testing.T
+	// app is the application's address; stop ends its server.
+	app  string
+	stop func()
+	// sent are the paths that the application's own server was asked for.
+	mu   sync.Mutex
+	sent []string
+}
+
+func openPocket(t *testing.T, o providertest.Options) *pocket {
+	t.Helper()
+	app := httptest.NewUnstartedServer(nil)
+	_, port, err := net.SplitHostPort(app.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &pocket{t: t, app: "http://localhost:" + port}
+	o.HTTP = true
+	o.Clients = append(o.Clients, &storage.Client{
+		ID: "mobile", Name: "Approver", FirstParty: true, Approver: true,
+		RedirectURIs: []string{k.app + "/"}, PostLogoutRedirectURIs: []string{k.app + "/"},
+		GrantTypes: []string{"authorization_code", "refresh_token"}, Scopes: []string{"openid", "profile", "offline_access", "qr:approve"},
+	})
+	k.Server = providertest.NewServer(t, o)
+	// The application compares ID tokens with the real time.
+	k.Clock.Advance(time.Since(k.Clock.Now()))
+	handler, err := (&phoneapp.App{Issuer: k.Issuer, ClientID: "mobile", URL: k.app}).Handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	app.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		k.mu.Lock()
+		k.sent = append(k.sent, r.URL.Path)
+		k.mu.Unlock()
+		handler.ServeHTTP(w, r)
+	})
+	app.Start()
+	k.stop = sync.OnceFunc(func() {
+		app.CloseClientConnections()
+		app.Close()
+	})
+	t.Cleanup(k.stop)
+	return k
+}
+
+// aPhone is the screen that the application is made for.
+func aPhone() chromium.PageOptions {
+	return chromium.PageOptions{Width: 390, Height: 844, Scale: 2, Mobile: true}
+}
+
+// signIn opens the application in a page and signs Alice in.
+func (k *pocket) signIn(p *chromium.Page) *chromium.Page {
+	k.t.Helper()
+	p.Navigate(k.app + "/")
+	p.Click("#sign_in")
+	k.password(p)
+	p.WaitVisible("#person")
+	return p
+}
+
+func (k *pocket) password(p *chromium.Page) {
+	k.t.Helper()
+	p.WaitURL(k.Issuer + "/authorize?")
+	p.Type("#login", providertest.AliceLogin)
+	p.Type("#password", providertest.AlicePassword)
+	p.Click("#sign-in")
+	p.WaitURL(k.app + "/")
+}
+
+// screen is another device at the direct door, with the QR code that it shows.
+type screen struct {
+	k                                     *pocket
+	client, deviceCode, userCode, payload string
+	image, verifier                       string
+}
+
+// open asks for a sign-in as one of the seeded clients; more are further parameters.
+func (k *pocket) open(client string, more ...string) *screen {
+	k.t.Helper()
+	verifier, challenge := providertest.Verifier()
+	form := url.Values{"client_id": {client}, "scope": {"openid profile"}}
+	if client == "cli" {
+		form.Set("code_challenge", challenge)
+		form.Set("code_challenge_method", "S256")
+		form.Set("qr_image", "png")
+	}
+	for i := 0; i < len(more); i += 2 {
+		form.Set(more[i], more[i+1])
+	}
+	send := func() *providertest.Reply { return k.Post(k.t.Context(), k.Client(), "/device_authorization", form) }
+	if client == "kiosk" {
+		send = func() *providertest.Reply { return k.PostAs(k.t.Context(), client, "/device_authorization", form) }
+	}
+	reply := send()
+	if reply.Status != http.StatusOK {
+		k.t.Fatalf("device_authorization: %d %s", reply.Status, reply.Body)
+	}
+	s := &screen{k: k, client: client, verifier: verifier, deviceCode: reply.Text("device_code"), userCode: reply.Text("user_code")}
+	s.frame(reply)
+	return s
+}
+
+// frame takes the QR code out of an answer.
+func (s *screen) frame(reply *providertest.Reply) {
+	if qr, ok := reply.JSON()["qr"].(map[string]any); ok {
+		s.payload, _ = qr["payload"].(string)
+		s.image, _ = qr["image"].(string)
+	}
+}
+
+// poll asks for the tokens, after the interval.
+func (s *screen) poll() *providertest.Reply {
+	s.k.t.Helper()
+	s.k.Clock.Advance(6 * time.Second)
+	grant := map[string]string{"cli": "urn:qrgrant:params:oauth:grant-type:qr_code"}[s.client]
+	form := url.Values{"client_id": {s.client}, "device_code": {s.deviceCode}, "grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}}
+	if grant != "" {
+		form.Set("grant_type", grant)
+		form.Set("code_verifier", s.verifier)
+	}
+	if s.client == "kiosk" {
+		return s.k.PostAs(s.k.t.Context(), s.client, "/token", form)
+	}
+	return s.k.Post(s.k.t.Context(), s.k.Client(), "/token", form)
+}
+
+// code is the number that the screen shows once it is scanned.
+func (s *screen) code() string {
+	s.k.t.Helper()
+	reply := s.poll()
+	if reply.Text("check_code") == "" {
+		s.k.t.Fatalf("not scanned: %d %s", reply.Status, reply.Body)
+	}
+	return reply.Text("check_code")
+}
+
+func (s *screen) wantTokens() {
+	s.k.t.Helper()
+	if reply := s.poll(); reply.Status != http.StatusOK || reply.Text("id_token") == "" {
+		s.k.t.Errorf("the other device got %d %s", reply.Status, reply.Body)
+	}
+}
+
+func (s *screen) wantError(want string) {
+	s.k.t.Helper()
+	if reply := s.poll(); reply.Text("error") != want {
+		s.k.t.Errorf("the other device got %d %s, want %s", reply.Status, reply.Body, want)
+	}
+}
+
+// photograph shows the QR code on a page of another browser and returns its picture.
+func (s *screen) photograph() []byte {
+	s.k.t.Helper()
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><title>PC</title><body bgcolor="#fff"><h1>Sign in</h1><img id="qr" width="320" height="320" alt="QR code" src="%s">`, html.EscapeString(s.image))
+	}))
+	defer site.Close()
+	p := browsers.Page(s.k.t, chromium.PageOptions{Width: 640, Height: 640})
+	p.Navigate(site.URL)
+	if got := p.DecodeQR("#qr"); got != s.payload {
+		s.k.t.Fatalf("the page shows %q", got)
+	}
+	return p.Screenshot("pc")
+}
+
+// typed enters a code or a text on the first screen.
+func typed(p *chromium.Page, text string) {
+	p.Type("#code", text)
+	p.Click("#continue")
+}
+
+// try sends a request that may be refused.
+func (k *pocket) try(token, path, body string) *providertest.Reply {
+	k.t.Helper()
+	req, err := http.NewRequestWithContext(k.t.Context(), http.MethodPost, k.URL(path), strings.NewReader(body))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+token)
+	return k.Do(k.Client(), req)
+}
+
+// cut returns what surrounds an element on a screenshot of the whole page.
+func cut(t *testing.T, p *chromium.Page, selector string) []byte {
+	t.Helper()
+	p.WaitVisible(selector)
+	var box struct{ X, Y, Width, Height float64 }
+	if err := json.Unmarshal([]byte(chromium.Eval[string](p, "(b => JSON.stringify({ x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height }))(document.querySelector('"+selector+"').getBoundingClientRect())")), &box); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := png.Decode(bytes.NewReader(p.Screenshot("pc")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const margin = 60
+	part := image.Rect(int(box.X)-margin, int(box.Y)-margin, int(box.X+box.Width)+margin, int(box.Y+box.Height)+margin).Intersect(whole.Bounds())
+	drawn := image.NewRGBA(image.Rect(0, 0, part.Dx(), part.Dy()))
+	draw.Draw(drawn, drawn.Bounds(), whole, part.Min, draw.Src)
+	var out bytes.Buffer
+	if err := png.Encode(&out, drawn); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// approve types the number that the other screen shows.
+func approve(p *chromium.Page, pc *screen) {
+	p.WaitVisible("#check_code")
+	p.Type("#check_code", pc.code())
+	p.Click("#approve")
+	p.WaitVisible("#result.approved")
+}
+
+// wrong types a number that the other screen does not show.
+func wrong(p *chromium.Page, code string) {
+	p.Type("#check_code", code)
+	p.Click("#approve")
+}
+
+// other returns a number that is none of the right one's.
+func other(code string, i int) string {
+	for n := 10 + i; ; n++ {
+		if wrong := fmt.Sprint(n); wrong != code {
+			return wrong
+		}
+	}
+}
+
+// TestBrowserMobileScan looks through the camera at the screen of another browser. The tests of
+// one camera run one after another.
+func TestBrowserMobileScan(t *testing.T) {
+	t.Parallel()
+	feed := chromium.NewFeed(t)
+	camera := chromium.New(t, chromium.Options{Feed: feed})
+
+	t.Run("direct door", func(t *testing.T) {
+		k := openPocket(t, providertest.Options{})
+		p := camera.Page(t, aPhone())
+		p.Navigate(k.app + "/")
+		p.WaitVisible("#sign_in")
+		look(t, p, "0-welcome")
+		k.signIn(p)
+		look(t, p, "1-home")
+		feed.Clear()
+		p.Click("#scan")
+		p.WaitFor("seen('video').videoWidth > 0")
+		look(t, p, "2-scanner")
+
+		// The code of somebody else is named as such, and not followed.
+		foreign, err := qrcode.Encode("https://elsewhere.example/Q#1"+strings.Repeat("A", 44), qrcode.Medium, 400)
+		if err != nil {
+			t.Fatal(err)
+		}
+		feed.Show(foreign)
+		p.WaitText("This is not a code of " + k.Issuer)
+		look(t, p, "3-foreign")
+		if p.URL() != k.app+"/" {
+			t.Errorf("the page went to %s", p.URL())
+		}
+
+		pc := k.open("cli", "device_name", "Alice's laptop", "binding_message", "Order 4711")
+		feed.Show(pc.photograph())
+		p.WaitVisible("#deny")
+		look(t, p, "4-card")
+		if got := chromium.Eval[string](p, "document.activeElement.tagName"); got != "H1" {
+			t.Errorf("the focus is on %s, not on the question", got)
+		}
+		if chromium.Eval[bool](p, "[...document.querySelectorAll('button, input')].some(e => Math.max(e.getBoundingClientRect().height, (e.closest('label') ?? e).getBoundingClientRect().height) < 44)") {
+			t.Error("something to tap is smaller than 44 pixels")
+		}
+		for _, want := range []string{"Command Line", "name not verified", "Alice’s laptop", "which nobody has checked", "Order 4711", "Another device is being signed in", "See your name and profile", "Another device will be signed in to Command Line as you."} {
+			p.WaitText(strings.ReplaceAll(want, "’", "'"))
+		}
+		if !chromium.Eval[bool](p, "document.getElementById('approve').disabled") {
+			t.Error("approving is possible without the number")
+		}
+		if first := chromium.Eval[string](p, "document.querySelector('main button').id"); first != "deny" {
+			t.Errorf("the first button is %q", first)
+		}
+		approve(p, pc)
+		look(t, p, "5-approved")
+		pc.wantTokens()
+
+		// Too late to take it back: it says so.
+		p.Expect("410")
+		p.Click("#undo")
+		p.WaitText("signed in already")
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, path := range k.sent {
+			if path != "/" && path != "/decode" && path != "/sw.js" && path != "/devices" && !strings.HasPrefix(path, "/static/") && path != "/favicon.ico" {
+				t.Errorf("the application's server was asked for %s", path)
+			}
+		}
+	})
+
+	t.Run("report, dark, Chinese", func(t *testing.T) {
+		k := openPocket(t, providertest.Options{})
+		o := aPhone()
+		o.Dark, o.Language = true, "zh-CN"
+		p := k.signIn(camera.Page(t, o))
+		look(t, p, "1-home")
+		p.Click("#scan")
+		pc := k.open("cli")
+		feed.Show(pc.photograph())
+		p.WaitVisible("#deny")
+		look(t, p, "2-card")
+		p.WaitText("要登录另一台设备吗？")
+		if chromium.Eval[string](p, "document.documentElement.lang") != "zh-CN" {
+			t.Error("the page does not say its language")
+		}
+		p.Click("#report")
+		p.WaitVisible("#result.reported")
+		look(t, p, "3-reported")
+		pc.wantError("access_denied")
+	})
+
+	t.Run("rotation", func(t *testing.T) {
+		k := openPocket(t, providertest.Options{})
+		p := k.signIn(camera.Page(t, aPhone()))
+		p.Expect("status of 409")
+		feed.Clear()
+		p.Click("#scan")
+		pc := k.open("cli")
+		old := pc.photograph()
+		k.Clock.Advance(25 * time.Second)
+		feed.Show(old)
+		p.WaitText("has changed. Scan again.")
+		look(t, p, "stale")
+		pc.frame(pc.poll())
+		feed.Show(pc.photograph())
+		p.Click("#scan_again")
+		p.WaitVisible("#deny")
+		approve(p, pc)
+		pc.wantTokens()
+	})
+
+	t.Run("wrong number three times", func(t *testing.T) {
+		k := openPocket(t, providertest.Options{})
+		p := k.signIn(camera.Page(t, aPhone()))
+		p.Expect("status of 422")
+		pc := k.open("cli")
+		feed.Show(pc.photograph())
+		p.Click("#scan")
+		p.WaitVisible("#deny")
+		code := pc.code()
+		for i := range 2 {
+			wrong(p, other(code, 20*i))
+			p.WaitText(fmt.Sprintf("Tries left: %d.", 2-i))
+			if i == 0 {
+				look(t, p, "wrong")
+			}
+			if !chromium.Eval[bool](p, "document.activeElement.id === 'check_code' && document.activeElement.value === ''") {
+				t.Error("the field is not ready for another try")
+			}
+		}
+		wrong(p, other(code, 60))
+		p.WaitText("wrong too often")
+		look(t, p, "aborted")
+		pc.wantError("access_denied")
+	})
+}
+
+// TestBrowserMobileHosted approves on the real sign-in page of the provider.
+func TestBrowserMobileHosted(t *testing.T) {
+	t.Parallel()
+	feed := chromium.NewFeed(t)
+	camera := chromium.New(t, chromium.Options{Feed: feed})
+	k := openPocket(t, providertest.Options{Clients: []*storage.Client{{
+		ID: "shop", Name: "Corner Shop", FirstParty: true, SecretHashes: providertest.Clients()[0].SecretHashes,
+		RedirectURIs: []string{"http://localhost:1/callback"}, GrantTypes: []string{"authorization_code"}, Scopes: []string{"openid", "profile"},
+		QR: storage.QRPolicy{Enabled: true, AllowedScopes: []string{"openid", "profile"}},
+	}}})
+	_, challenge := providertest.Verifier()
+	query := providertest.AuthorizeQuery("shop", "openid profile", challenge)
+	query.Set("redirect_uri", "http://localhost:1/callback")
+	pc := browsers.Page(t, chromium.PageOptions{Width: 700, Height: 720})
+	pc.Navigate(k.Issuer + "/authorize?" + query.Encode())
+	pc.WaitVisible("#qr-image")
+	o := aPhone()
+	o.Dark = true
+	p := k.signIn(camera.Page(t, o))
+	p.Click("#scan")
+	feed.Show(cut(t, pc, "#qr-image"))
+	p.WaitVisible("#deny")
+	look(t, p, "card")
+	p.WaitText("Its address bar must show " + k.Issuer)
+	p.WaitText("(http://localhost:1)")
+	p.Click("input[value=profile]")
+	p.Type("#check_code", pc.Text("#check-code"))
+	p.Click("#approve")
+	p.WaitVisible("#result.approved")
+	// Until the other device goes on, the person may still take it back.
+	pc.WaitVisible("#qr-continue")
+	p.Click("#undo")
+	p.WaitVisible("#result.reported")
+	pc.WaitText("denied or stopped")
+}
+
+// TestBrowserMobileNoCamera is about phones that cannot scan; each leads to the typed code.
+func TestBrowserMobileNoCamera(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	for name, row := range map[string]struct {
+		says string
+		page func(t *testing.T) *chromium.Page
+	}{
+		"no camera": {"has no camera", func(t *testing.T) *chromium.Page { t.Helper(); return browsers.Page(t, aPhone()) }},
+		"refused": {"have not allowed the camera", func(t *testing.T) *chromium.Page {
+			t.Helper()
+			return chromium.New(t, chromium.Options{DenyCamera: true}).Page(t, aPhone())
+		}},
+		"insecure": {"works on https pages only", func(t *testing.T) *chromium.Page { t.Helper(); return browsers.Page(t, aPhone()) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := k.signIn(row.page(t))
+			if name == "insecure" {
+				// What a page without a secure context finds.
+				chromium.Eval[bool](p, "Object.defineProperty(navigator, 'mediaDevices', { value: undefined }), true")
+			}
+			p.Click("#scan")
+			p.WaitText(row.says)
+			look(t, p, "fault")
+			p.Click("#type_instead")
+			pc := k.open("cli")
+			typed(p, strings.ToLower(strings.ReplaceAll(pc.userCode, "-", " ")))
+			p.WaitText("You typed the code.")
+			look(t, p, "card")
+			approve(p, pc)
+			pc.wantTokens()
+		})
+	}
+}
+
+// TestBrowserMobileVerdicts are the ways through the card, with a typed code.
+func TestBrowserMobileVerdicts(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		client string
+		decide func(t *testing.T, p *chromium.Page, pc *screen)
+		want   string
+	}{
+		"deny": {"cli", func(_ *testing.T, p *chromium.Page, _ *screen) {
+			p.Click("#deny")
+			p.WaitVisible("#result.denied")
+		}, "access_denied"},
+		"report": {"cli", func(t *testing.T, p *chromium.Page, _ *screen) {
+			t.Helper()
+			p.Click("#report")
+			p.WaitVisible("#result.reported")
+			look(t, p, "reported")
+		}, "access_denied"},
+		"one try": {"cli", func(_ *testing.T, p *chromium.Page, pc *screen) {
+			p.Expect("status of 422")
+			wrong(p, other(pc.code(), 0))
+			p.WaitText("wrong too often")
+		}, "access_denied"},
+		"compare": {"tv", func(t *testing.T, p *chromium.Page, pc *screen) {
+			t.Helper()
+			look(t, p, "compare")
+			if got := p.Text("#fact-their_code"); got != pc.userCode {
+				t.Errorf("the card shows %q, the television %q", got, pc.userCode)
+			}
+			if !chromium.Eval[bool](p, "document.getElementById('approve').disabled") {
+				t.Error("approving is possible without comparing")
+			}
+			p.Click("#same_code")
+			p.Click("#approve")
+			p.WaitVisible("#result.approved")
+		}, ""},
+		"type": {"kiosk", func(t *testing.T, p *chromium.Page, pc *screen) {
+			t.Helper()
+			look(t, p, "type")
+			p.Type("#user_code", strings.ToLower(pc.userCode))
+			p.Click("#approve")
+			p.WaitVisible("#result.approved")
+		}, ""},
+		"fewer scopes": {"cli", func(t *testing.T, p *chromium.Page, pc *screen) {
+			t.Helper()
+			p.Click("input[value=profile]")
+			approve(p, pc)
+			if reply := pc.poll(); reply.Text("scope") != "openid" {
+				t.Errorf("the scope is %q: %s", reply.Text("scope"), reply.Body)
+			}
+		}, "invalid_grant"},
+		"reload": {"cli", func(_ *testing.T, p *chromium.Page, pc *screen) {
+			code := pc.code()
+			p.Reload()
+			p.Type("#check_code", code)
+			p.Click("#approve")
+			p.WaitVisible("#result.approved")
+		}, ""},
+		"run out": {"cli", func(t *testing.T, p *chromium.Page, pc *screen) {
+			t.Helper()
+			p.Expect("status of 410")
+			code := pc.code()
+			pc.k.Clock.Advance(4 * time.Minute)
+			p.Type("#check_code", code)
+			p.Click("#approve")
+			p.WaitText("has ended or expired")
+			look(t, p, "gone")
+		}, "expired_token"},
+		"expired token": {"cli", func(_ *testing.T, p *chromium.Page, pc *screen) {
+			p.Expect("status of 401")
+			p.Click("#deny")
+			p.WaitVisible("#result.denied")
+			p.Click("#home")
+			pc.k.Clock.Advance(11 * time.Minute)
+			*pc = *pc.k.open("cli")
+			typed(p, pc.userCode)
+			approve(p, pc)
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := openPocket(t, providertest.Options{})
+			o := aPhone()
+			o.Dark = name == "compare" || name == "run out"
+			p := k.signIn(browsers.Page(t, o))
+			pc := k.open(row.client)
+			typed(p, pc.userCode)
+			p.WaitVisible("#deny")
+			row.decide(t, p, pc)
+			if row.want == "" {
+				pc.wantTokens()
+			} else {
+				pc.wantError(row.want)
+			}
+		})
+	}
+}
+
+// TestBrowserMobileRefusals are texts that lead to no card, and what the person is told.
+func TestBrowserMobileRefusals(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		text   func(k *pocket) string
+		says   string
+		status string
+	}{
+		"unknown code":    {func(*pocket) string { return "BBBB-BBBB" }, "not known or no longer valid", "404"},
+		"vowels":          {func(*pocket) string { return "AEIOU" }, "none of the vowels", ""},
+		"foreign address": {func(*pocket) string { return "https://elsewhere.example/Q#1AAAA" }, "This is not a code of", ""},
+		"wrong tag": {func(k *pocket) string {
+			payload := k.open("cli").payload
+			return payload[:len(payload)-16] + strings.Repeat("A", 16)
+		}, "Scan the one on the screen again", "404"},
+		"old frame": {func(k *pocket) string {
+			payload := k.open("cli").payload
+			k.Clock.Advance(25 * time.Second)
+			return payload
+		}, "has changed. Scan again.", "409"},
+		"other account": {func(k *pocket) string { return k.open("cli", "login_hint", "nobody").payload }, "for another account", "403"},
+		"other phone": {func(k *pocket) string {
+			payload := k.open("cli").payload
+			if reply := k.try(k.ApproverToken(k.t.Context()), "/qr/scan", `{"payload": "`+payload+`", "entry": "scanner"}`); reply.Status != http.StatusOK {
+				k.t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+			return payload
+		}, "Another phone has taken this sign-in", "409"},
+		"cancelled": {func(k *pocket) string {
+			pc := k.open("cli")
+			k.Post(k.t.Context(), k.Client(), "/qr/cancel", url.Values{"client_id": {"cli"}, "device_code": {pc.deviceCode}})
+			return pc.payload
+		}, "has ended or expired", "410"},
+		"too often": {func(k *pocket) string {
+			token := k.ApproverToken(k.t.Context())
+			for range 10 {
+				k.try(token, "/qr/scan", `{"user_code": "BBBB-BBBB"}`)
+			}
+			return "CCCC-CCCC"
+		}, "Too many attempts. Try again in ", "429"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := openPocket(t, providertest.Options{})
+			p := k.signIn(browsers.Page(t, aPhone()))
+			if row.status != "" {
+				p.Expect("status of " + row.status)
+			}
+			typed(p, row.text(k))
+			p.WaitText(row.says)
+			look(t, p, "refused")
+			if row.status != "" {
+				p.Click("#home")
+				p.WaitVisible("#person")
+				// What was refused is not asked again.
+				p.Reload()
+				p.WaitVisible("#person")
+			}
+		})
+	}
+}
+
+// TestBrowserMobileStepUp signs in again because the asker wants a recent sign-in, and comes
+// back to the same card.
+func TestBrowserMobileStepUp(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	p := k.signIn(browsers.Page(t, aPhone()))
+	p.Expect("status of 401")
+	k.Clock.Advance(3 * time.Minute)
+	pc := k.open("cli", "max_age", "60")
+	typed(p, pc.payload)
+	p.WaitText("sign in again on this phone first")
+	look(t, p, "step-up")
+	p.Click("#sign_in_again")
+	k.password(p)
+	p.WaitText("did not come through the camera")
+	look(t, p, "card")
+	approve(p, pc)
+	pc.wantTokens()
+}
+
+// TestBrowserMobileSignIn is about the sign-in itself: answers nobody asked for, sign-out, and an
+// end at the provider.
+func TestBrowserMobileSignIn(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	p := browsers.Page(t, aPhone())
+	p.Navigate(k.app + "/?state=of-somebody-else&code=code&iss=" + url.QueryEscape(k.Issuer))
+	p.WaitText("was not asked for here")
+	look(t, p, "not-asked")
+	if p.URL() != k.app+"/" {
+		t.Errorf("the answer stays in the address: %s", p.URL())
+	}
+	// The right state and code, but the answer says another provider.
+	p.Click("#sign_in")
+	p.WaitURL(k.Issuer + "/authorize?")
+	state := chromium.Eval[string](p, "new URLSearchParams(location.search).get('state')")
+	if query := chromium.Eval[string](p, "location.search"); !strings.Contains(query, "code_challenge_method=S256") || !strings.Contains(query, "nonce=") {
+		t.Errorf("the request is %s", query)
+	}
+	p.Navigate(k.app + "/?code=code&state=" + state + "&iss=https%3A%2F%2Felsewhere.example")
+	p.WaitText("was not asked for here")
+
+	k.signIn(p)
+	stored := chromium.Eval[string](p, "JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])")
+	if strings.Contains(stored, "_token") || strings.Contains(stored, "ory_") || strings.Contains(stored, "ey") {
+		t.Errorf("beside the database there is %s", stored)
+	}
+	p.Reload()
+	p.WaitVisible("#person")
+	p.WaitText("Alice Arden")
+	p.Click("#sign_out")
+	p.WaitURL(k.app + "/")
+	p.WaitVisible("#sign_in")
+	p.Reload()
+	p.WaitVisible("#sign_in")
+	// The provider's own sign-in is over too.
+	p.Click("#sign_in")
+	p.WaitURL(k.Issuer + "/authorize?")
+	p.WaitVisible("#password")
+
+	k.signIn(p)
+	p.Expect("status of 40")
+	tokens, err := k.Store.RevokeTokens(t.Context(), storage.TokenFilter{Subject: providertest.AliceSubject}, k.Clock.Now())
+	if err != nil || tokens == 0 {
+		t.Fatalf("revoked %d: %v", tokens, err)
+	}
+	typed(p, "BBBB-BBBB")
+	p.WaitText("You have been signed out")
+	look(t, p, "signed-out")
+}
+
+// TestBrowserMobileInstalls checks what a browser wants of an application to install, and that
+// it starts without its server.
+func TestBrowserMobileInstalls(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	p := browsers.Page(t, aPhone())
+	k.signIn(p)
+	p.WaitFor("navigator.serviceWorker.controller !== null && navigator.serviceWorker.controller.state === 'activated'")
+	var manifest struct {
+		ID, Name, Scope, Display string
+		Start                    string `json:"start_url"`
+		Icons                    []struct{ Src, Sizes, Purpose string }
+	}
+	address := chromium.Eval[string](p, "document.querySelector('link[rel=manifest]').href")
+	if err := json.Unmarshal([]byte(k.Get(t.Context(), http.DefaultClient, address).Body), &manifest); err != nil {
+		t.Fatal(err)
+	}
+	if manifest.ID != "/" || manifest.Start != "/" || manifest.Scope != "/" || manifest.Display != "standalone" || manifest.Name == "" {
+		t.Errorf("manifest %+v", manifest)
+	}
+	for _, icon := range manifest.Icons {
+		size := chromium.Eval[string](p, fmt.Sprintf(`new Promise((done, failed) => {
+			const image = new Image();
+			image.onload = () => done(image.naturalWidth + 'x' + image.naturalHeight);
+			image.onerror = () => failed(new Error('no picture'));
+			image.src = new URL(%q, document.querySelector('link[rel=manifest]').href);
+		})`, icon.Src))
+		if icon.Sizes != "any" && size != icon.Sizes {
+			t.Errorf("%s is %s, not %s", icon.Src, size, icon.Sizes)
+		}
+	}
+
+	// Something of the provider has been asked by now; none of it is kept.
+	typed(p, k.open("cli").userCode)
+	p.WaitVisible("#deny")
+	p.Click("#deny")
+	p.WaitVisible("#result.denied")
+	for _, kept := range chromium.Eval[[]string](p, `(async () => {
+		const all = [];
+		for (const name of await caches.keys()) for (const request of await (await caches.open(name)).keys()) all.push(request.url);
+		return all;
+	})()`) {
+		if path, own := strings.CutPrefix(kept, k.app); !own || path != "/" && path != "/devices" && !strings.HasPrefix(path, "/static/") || strings.Contains(kept, "?") {
+			t.Errorf("the worker keeps %s", kept)
+		}
+	}
+
+	k.stop()
+	p.Reload()
+	p.WaitVisible("#person")
+	p.Expect("ERR_")
+	p.Click("#scan")
+	p.WaitText("has no camera")
+	// Without the provider too, a code leads to a sentence and can be tried again.
+	k.HTTP.CloseClientConnections()
+	if err := k.HTTP.Listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.Reload()
+	p.WaitVisible("#person")
+	typed(p, "BBBB-BBBB")
+	p.WaitText("no connection to the server")
+	look(t, p, "offline")
+}
+
+// TestBrowserMobileDevices lists what was approved and ends it, where the provider has such a list.
+func TestBrowserMobileDevices(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	o := aPhone()
+	o.Dark = true
+	p := k.signIn(browsers.Page(t, o))
+	pc := k.open("cli", "scope", "openid profile offline_access")
+	typed(p, pc.userCode)
+	approve(p, pc)
+	reply := pc.poll()
+	if reply.Status != http.StatusOK {
+		t.Fatalf("%d %s", reply.Status, reply.Body)
+	}
+	access := reply.Text("access_token")
+	p.Click("#home")
+	p.Click("#devices")
+	p.WaitURL(k.app + "/devices")
+	if k.Get(t.Context(), k.Client(), "/.well-known/qr-configuration").Text("sessions_endpoint") == "" {
+		p.WaitText("does not tell which devices are linked")
+		look(t, p, "none")
+		p.Click("#back")
+		p.WaitVisible("#person")
+		return
+	}
+	p.WaitVisible(".devices")
+	p.WaitText("Command Line")
+	look(t, p, "list")
+	p.Click(".devices li:not(:has(.current)) .revoke")
+	look(t, p, "asked")
+	p.Click(".revoke-yes")
+	p.WaitText("Command Line is signed out.")
+	look(t, p, "revoked")
+	if got := k.Bearer(t.Context(), "/userinfo", access); got.Status != http.StatusUnauthorized {
+		t.Errorf("userinfo answers %d after the revocation", got.Status)
+	}
+	p.Expect("status of 4") // this phone is signed out too
+	p.Click(".lost_phone")
+	p.Click(".lost_phone-yes")
+	p.WaitFor("seen('#sign_in') || seen('#done')")
+	look(t, p, "lost")
+}
