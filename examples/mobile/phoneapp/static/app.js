@@ -55,7 +55,8 @@ async function failed(fault, ...next) {
     return;
   }
   if (!next.length) next = [button('again', () => location.reload(), 'primary'), button('home', home)];
-  show(t('failed'), el('p', { id: 'fault', class: 'fault' }, words(fault)), el('div', { class: 'buttons' }, next));
+  const title = key === 'insufficient_user_authentication' ? 'sign_in_again' : 'failed';
+  show(t(title), el('p', { id: 'fault', class: 'fault' }, words(fault)), el('div', { class: 'buttons' }, next));
 }
 
 function words(fault) {
@@ -217,5 +218,7 @@ async function unclaimed(fault, pending) {
       return failed(fault, button('home', home), button('sign_in_again', () => guarded(() => signIn({ prompt: 'login' })), 'primary'));
   }
   await done();
+  // Who has to wait is not invited to try at once.
+  if (fault.detail.retryAfter) return failed(fault, button('home', home, 'primary'));
   return failed(fault, button('scan_again', look, 'primary'), button('home', home));
 }
