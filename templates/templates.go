@@ -11,5 +11,5 @@ import "embed"
 // name. The texts of a language are one file, en.json or zh.json, which a template asks for with
 // {{t "id"}}; what a language lacks is English.
 //
-//go:embed *.html *.js *.json style.css
+//go:embed *.html *.js *.json style.css static
 var Files embed.FS
