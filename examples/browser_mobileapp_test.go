@@ -361,7 +361,7 @@ func TestBrowserMobileDevices(t *testing.T) {
 // TestMobileServes runs the program and asks it to stop.
 func TestMobileServes(t *testing.T) {
 	t.Parallel()
-	free, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // It is closed at once.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
