@@ -2,9 +2,15 @@ package main
 
 import (
 	"context"
+	"flag"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
+	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -22,3 +28,33 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) { return lis
 
 // VersionLine is what `qrgrant version` prints.
 func VersionLine(info *debug.BuildInfo) string { return versionLine(info) }
+
+// PlainPeers stands in front of plain HTTP.
+func PlainPeers(next http.Handler, trusted []netip.Prefix, logger *slog.Logger) http.Handler {
+	return &plainPeers{next: next, trusted: trusted, logger: logger}
+}
+
+// SettingsChanged reads the settings of serve and reports whether the configuration has changed
+// since.
+func SettingsChanged(config string, getenv func(string) string) (bool, error) {
+	f := serveFlags{flags: flag.NewFlagSet("serve", flag.ContinueOnError), config: config, addr: "127.0.0.1:0"}
+	s, err := f.settings(env{Getenv: getenv, Stderr: io.Discard})
+	if err != nil {
+		return false, err
+	}
+	return s.configFile.changed(), nil
+}
+
+// RunUntil runs a command line in this process until the channel is closed.
+func RunUntil(ctx context.Context, over <-chan struct{}, stdout, stderr io.Writer, args ...string) int {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-over:
+		case <-ctx.Done():
+		}
+		stop()
+	}()
+	return run(ctx, args, env{Stdin: strings.NewReader(""), Stdout: stdout, Stderr: stderr, Getenv: os.Getenv})
+}
