@@ -211,15 +211,20 @@ func TestBrowserMobileSignIn(t *testing.T) {
 	if p.URL() != k.app+"/" {
 		t.Errorf("the answer stays in the address: %s", p.URL())
 	}
-	// The right state and code, but the answer says another provider.
-	p.Click("#sign_in")
-	p.WaitURL(k.Issuer + "/authorize?")
-	state := chromium.Eval[string](p, "new URLSearchParams(location.search).get('state')")
-	if query := chromium.Eval[string](p, "location.search"); !strings.Contains(query, "code_challenge_method=S256") || !strings.Contains(query, "nonce=") {
-		t.Errorf("the request is %s", query)
+	for _, foreign := range []bool{true, false} {
+		p.Click("#sign_in")
+		p.WaitURL(k.Issuer + "/authorize?")
+		if query := chromium.Eval[string](p, "location.search"); !strings.Contains(query, "code_challenge_method=S256") || !strings.Contains(query, "nonce=") {
+			t.Errorf("the request is %s", query)
+		}
+		// An answer of another provider to this request, and one of this provider to another.
+		state, iss := chromium.Eval[string](p, "new URLSearchParams(location.search).get('state')"), "https://elsewhere.example"
+		if !foreign {
+			state, iss = "of-somebody-else", k.Issuer
+		}
+		p.Navigate(k.app + "/?" + url.Values{"code": {"code"}, "state": {state}, "iss": {iss}}.Encode())
+		p.WaitText("was not asked for here")
 	}
-	p.Navigate(k.app + "/?code=code&state=" + state + "&iss=https%3A%2F%2Felsewhere.example")
-	p.WaitText("was not asked for here")
 
 	k.signIn(p)
 	stored := chromium.Eval[string](p, "JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])")
