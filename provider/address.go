@@ -14,15 +14,40 @@ func (p *Provider) clientAddress(r *http.Request) netip.Addr {
 		return netip.Addr{}
 	}
 	address := peer.Addr().Unmap()
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	forwarded := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
+	if forwarded == "" {
+		return address
+	}
+	hops := strings.Split(forwarded, ",")
 	for i := len(hops) - 1; i >= 0 && p.trusted(address); i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		next, ok := readHop(strings.TrimSpace(hops[i]))
+		if !ok {
+			// Everybody behind this proxy now shares its limits.
+			p.unreadableHop.Do(func() {
+				p.config.Logger.WarnContext(r.Context(), "a trusted proxy sends an X-Forwarded-For that cannot be read", "proxy", address)
+			})
 			break
 		}
-		address = next.Unmap().WithZone("")
+		address = next
 	}
 	return address
+}
+
+// readHop reads an address as proxies write it: bare, in brackets, or with a port.
+func readHop(text string) (netip.Addr, bool) {
+	hop, err := netip.ParseAddr(text)
+	if err != nil {
+		var withPort netip.AddrPort
+		if withPort, err = netip.ParseAddrPort(text); err == nil {
+			hop = withPort.Addr()
+		}
+	}
+	if inner, ok := strings.CutPrefix(text, "["); ok && err != nil {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			hop, err = netip.ParseAddr(inner)
+		}
+	}
+	return hop.Unmap().WithZone(""), err == nil
 }
 
 func (p *Provider) trusted(a netip.Addr) bool {

@@ -54,9 +54,10 @@ func requestHash(req *authorizeRequest) [32]byte { return sha256.Sum256([]byte(r
 // and the page does without.
 func (p *Provider) flowFor(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest) (qr.Flow, *qr.Screen, error) {
 	flow, screen, err := p.findFlow(w, r, req)
-	if err != nil || screen != nil {
+	if err != nil || screen != nil && screen.OpenedIn(b.formKey) {
 		return flow, screen, err
 	}
+	// One that outlived the form cookie can no longer be continued.
 	return p.openFlow(w, r, b, req, time.Time{})
 }
 

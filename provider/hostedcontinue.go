@@ -6,13 +6,15 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
 // flowForm is what a form of the QR code carries, checked: our own page for this browser, the
-// browser's cookie, and the request that the flow was opened for.
+// browser's cookie, and the request that the flow was opened for. The flow's cookie alone is not
+// enough: whoever stole it has another form cookie than the browser that shows the code.
 type flowForm struct {
 	browser *browser
 	flow    qr.Flow
@@ -36,7 +38,7 @@ func (p *Provider) flowForm(w http.ResponseWriter, r *http.Request) (*flowForm, 
 		return nil, stale
 	}
 	screen, err := p.qr.Screen(r.Context(), flow)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && !screen.OpenedIn(b.formKey) {
 		return nil, stale
 	}
 	if err != nil {
@@ -136,7 +138,13 @@ func (p *Provider) qrNotMe(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, f.next, http.StatusSeeOther)
 }
 
-// qrNew is POST /login/qr/new: another QR code for the same request, which keeps its time.
+// longestRequest is how long new QR codes keep the time of the request that asked for the first.
+// A phone that signed in since then is recent enough for prompt=login, and a page that somebody
+// left open must not make that so for hours.
+const longestRequest = 3 * storage.QRLifetime
+
+// qrNew is POST /login/qr/new: another QR code for the same request, which keeps its time unless
+// it was long ago.
 func (p *Provider) qrNew(w http.ResponseWriter, r *http.Request) {
 	f, err := p.flowForm(w, r)
 	if err != nil {
@@ -148,7 +156,11 @@ func (p *Provider) qrNew(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if offersQR(f.req) {
-		_, screen, err := p.openFlow(w, r, f.browser, f.req, f.screen.RequestedAt)
+		requestedAt := f.screen.RequestedAt
+		if p.config.Now().Sub(requestedAt) > longestRequest {
+			requestedAt = time.Time{}
+		}
+		_, screen, err := p.openFlow(w, r, f.browser, f.req, requestedAt)
 		if err != nil {
 			p.errorPage(w, r, err)
 			return

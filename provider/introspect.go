@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -49,9 +51,9 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	grant, _, err := p.activeToken(r.Context(), token)
+	grant, err := p.ownToken(r.Context(), client, token)
 	switch {
-	case errors.Is(err, storage.ErrNotFound), err == nil && grant.ClientID != client.ID:
+	case errors.Is(err, storage.ErrNotFound):
 		writeJSON(w, http.StatusOK, introspection{})
 		return
 	case err != nil:
@@ -75,4 +77,18 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		answer.TokenType = "Bearer"
 	}
 	writeJSON(w, http.StatusOK, answer)
+}
+
+// ownToken returns an active token of the client; storage.ErrNotFound for any other. Another
+// client's question about a token is no use of it (arrived).
+func (p *Provider) ownToken(ctx context.Context, client fositestore.Client, token string) (*fositestore.Grant, error) {
+	grant, err := p.lookup(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if grant.ClientID != client.ID {
+		return nil, fmt.Errorf("provider: token of another client: %w", storage.ErrNotFound)
+	}
+	_, err = p.active(ctx, grant)
+	return grant, err
 }

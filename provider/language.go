@@ -58,7 +58,8 @@ func loadTexts(override fs.FS) (map[string]texts, error) {
 // language is the one a page is shown in: the first that ui_locales names and we have, else
 // what the browser prefers.
 func language(r *http.Request) string {
-	locales := strings.Fields(uiLocales(r))
+	// Nobody reads so many languages that the first of them would not do.
+	locales, _ := uniqueWords(uiLocales(r))
 	for _, wanted := range append(locales, acceptedLanguages(r.Header.Get("Accept-Language"))...) {
 		primary, _, _ := strings.Cut(strings.ToLower(wanted), "-")
 		if slices.Contains(languages(), primary) {

@@ -258,8 +258,9 @@ func TestLaunderingAtThePages(t *testing.T) {
 	if old, err := s.Store.Session(t.Context(), sid); err != nil || !old.QRBorn {
 		t.Errorf("the marked session was upgraded: %+v %v", old, err)
 	}
-	// The approver client now gets its code, from the new session.
-	if reply := ask(t, s, browser, "phone"); reply.Location().Query().Get("code") == "" {
+	// The approver client now gets its code from the new session, once the person has said yes.
+	_, challenge := providertest.Verifier()
+	if reply := s.Code(t.Context(), browser, providertest.AuthorizeQuery("phone", "openid", challenge)); reply.Location().Query().Get("code") == "" {
 		t.Errorf("the approver client after the fresh sign-in: %d %s", reply.Status, reply.Body)
 	}
 }

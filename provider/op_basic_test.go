@@ -578,7 +578,7 @@ func TestOPFormPostPage(t *testing.T) {
 		t.Errorf("%d %v", script.Status, script.Header)
 	}
 	_, challenge := providertest.Verifier()
-	app := o.ask("client_id", "native", "redirect_uri", "com.example.app:/cb", "code_challenge", challenge, "code_challenge_method", "S256")
+	app := o.Code(t.Context(), o.browser, o.request("client_id", "native", "redirect_uri", "com.example.app:/cb", "code_challenge", challenge, "code_challenge_method", "S256"))
 	if !strings.Contains(app.Body, `action="com.example.app:/cb"`) || !strings.HasSuffix(app.Header.Get("Content-Security-Policy"), "; form-action com.example.app:") {
 		t.Errorf("an app's scheme: %v %s", app.Header, app.Body)
 	}

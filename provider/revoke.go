@@ -37,13 +37,21 @@ func (p *Provider) revoke(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, struct{}{})
 }
 
-// revokeGrant ends a token. A refresh token takes its family with it; any token of a QR-born
-// sign-in takes the sign-in ("Not me", protocol §4).
+// revokeGrant ends a token. A refresh token takes its family with it, and so does any token of a
+// QR-born sign-in. One that the client got at the direct door takes the sign-in too ("Not me",
+// protocol §4): it is the client's own, while that of a browser is the person's and other
+// clients', and is left at /logout.
 func (p *Provider) revokeGrant(ctx context.Context, g *fositestore.Grant) error {
-	switch {
-	case g.Facts.QRBorn:
-		return p.endSignIn(ctx, g.RequestID, g.SessionID)
-	case g.Kind == storage.TokenRefresh:
+	if g.Facts.QRBorn {
+		own, err := p.madeFor(ctx, g.SessionID, g.ClientID)
+		if err != nil {
+			return err
+		}
+		if own {
+			return p.endSignIn(ctx, g.RequestID, g.SessionID)
+		}
+	}
+	if g.Facts.QRBorn || g.Kind == storage.TokenRefresh {
 		return p.endSignIn(ctx, g.RequestID, "")
 	}
 	err := p.config.Store.UseToken(ctx, g.Kind, g.Signature, p.config.Now())
@@ -51,6 +59,18 @@ func (p *Provider) revokeGrant(ctx context.Context, g *fositestore.Grant) error 
 		return nil
 	}
 	return err
+}
+
+// madeFor reports whether a sign-in was made at the direct door for the client.
+func (p *Provider) madeFor(ctx context.Context, sid, clientID string) (bool, error) {
+	s, err := p.config.Store.Session(ctx, sid)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return s.CookieHash == [32]byte{} && s.ClientID == clientID, nil
 }
 
 // endSignIn revokes a family and, when sid is not empty, ends that sign-in with every token

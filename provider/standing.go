@@ -61,32 +61,39 @@ func (p *Provider) activeToken(ctx context.Context, token string) (*fositestore.
 	if err != nil {
 		return nil, fositestore.Client{}, err
 	}
-	// Script must be able to read that its token has expired.
-	if err := p.answerReadableFor(ctx, g.ClientID); err != nil {
-		return nil, fositestore.Client{}, err
-	}
-	inactive := fmt.Errorf("provider: token is not active: %w", storage.ErrNotFound)
-	if !g.Active || !p.config.Now().Before(g.ExpiresAt) {
-		return nil, fositestore.Client{}, inactive
-	}
-	client, err := p.tokens.Client(ctx, g.ClientID)
-	if errors.Is(err, fosite.ErrNotFound) {
-		return nil, fositestore.Client{}, inactive
-	}
+	client, err := p.active(ctx, g)
 	if err != nil {
-		return nil, fositestore.Client{}, err
-	}
-	ok, err := p.standing(ctx, g.Subject, g.SessionID)
-	if err != nil {
-		return nil, fositestore.Client{}, err
-	}
-	if !ok {
-		return nil, fositestore.Client{}, inactive
-	}
-	if err := p.arrived(ctx, g); err != nil {
 		return nil, fositestore.Client{}, err
 	}
 	return g, client, nil
+}
+
+// active returns the client of a token that is active, and notes that it is used;
+// storage.ErrNotFound for any other.
+func (p *Provider) active(ctx context.Context, g *fositestore.Grant) (fositestore.Client, error) {
+	// Script must be able to read that its token has expired.
+	if err := p.answerReadableFor(ctx, g.ClientID); err != nil {
+		return fositestore.Client{}, err
+	}
+	inactive := fmt.Errorf("provider: token is not active: %w", storage.ErrNotFound)
+	if !g.Active || !p.config.Now().Before(g.ExpiresAt) {
+		return fositestore.Client{}, inactive
+	}
+	client, err := p.tokens.Client(ctx, g.ClientID)
+	if errors.Is(err, fosite.ErrNotFound) {
+		return fositestore.Client{}, inactive
+	}
+	if err != nil {
+		return fositestore.Client{}, err
+	}
+	ok, err := p.standing(ctx, g.Subject, g.SessionID)
+	if err != nil {
+		return fositestore.Client{}, err
+	}
+	if !ok {
+		return fositestore.Client{}, inactive
+	}
+	return client, p.arrived(ctx, g)
 }
 
 // arrived records the first use of an access token while its refresh token could still come

@@ -79,6 +79,10 @@ func checkTokenRequest(r *http.Request, values url.Values) error {
 	case values.Has("resource"):
 		return invalidTarget()
 	}
+	// fosite compares every scope with every other before it knows what they are for.
+	if _, all := uniqueWords(values.Get("scope")); !all {
+		return invalidScope()
+	}
 	// A nonce in a refresh request would end up in fosite's ID token, the others steer its
 	// OpenID handlers, and an audience is not the client's to name.
 	for _, name := range []string{"nonce", "prompt", "max_age", "acr_values", "id_token_hint", "audience"} {

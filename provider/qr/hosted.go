@@ -3,6 +3,7 @@ package qr
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -76,6 +77,19 @@ type Screen struct {
 	RequestedAt time.Time
 	// Ended says that nothing will change any more.
 	Ended bool
+
+	browser string
+}
+
+// OpenedIn reports whether browser is the HostedRequest.Browser of the opening.
+func (s *Screen) OpenedIn(browser string) bool {
+	return subtle.ConstantTimeCompare([]byte(s.browser), []byte(browserHash(browser))) == 1
+}
+
+// browserHash is what is kept of a HostedRequest.Browser.
+func browserHash(browser string) string {
+	sum := sha256.Sum256([]byte(browser))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
 // OpenHosted opens a session for the browser that sent r. Its error is ErrLimited when a limit
@@ -90,15 +104,15 @@ func (s *Server) OpenHosted(r *http.Request, req HostedRequest) (Flow, error) {
 	if !policy.Enabled || lifetime < storage.MinLifetime || lifetime > maxLifetime {
 		return Flow{}, fmt.Errorf("qr: client %q has no QR sign-in or a lifetime out of bounds", req.Client.GetID())
 	}
-	address, browser := s.config.ClientAddress(r), sha256.Sum256([]byte(req.Browser))
+	address := s.config.ClientAddress(r)
 	q := &storage.QRSession{
 		Grant: storage.QRGrantCode, State: storage.QRPending, ClientID: req.Client.GetID(),
 		OpenedAt: now, Lifetime: lifetime, Interval: storage.PollInterval, CheckCode: true,
 		Scopes: grantable(req.Scopes, req.Client.GetScopes(), policy), MaxAge: req.MaxAge,
-		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: describeUserAgent(r.UserAgent()),
+		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: DescribeUserAgent(r.UserAgent()),
 		Door: storage.QRDoorHosted,
 		Hosted: &storage.QRHosted{
-			Browser: base64.RawURLEncoding.EncodeToString(browser[:16]), Request: req.Request, RequestedAt: req.RequestedAt,
+			Browser: browserHash(req.Browser), Request: req.Request, RequestedAt: req.RequestedAt,
 			RelyingParty: req.RelyingParty, Origin: req.Origin,
 		},
 	}
@@ -264,7 +278,7 @@ func (s *Server) screen(q *storage.QRSession) (*Screen, error) {
 	now := s.config.Now()
 	state := q.StateAt(now)
 	view := &Screen{
-		Status: state.String(), Seq: q.Version, Request: q.Hosted.Request, RequestedAt: q.Hosted.RequestedAt, Ended: !q.Live(now),
+		Status: state.String(), Seq: q.Version, Request: q.Hosted.Request, RequestedAt: q.Hosted.RequestedAt, Ended: !q.Live(now), browser: q.Hosted.Browser,
 	}
 	k, err := s.key(q)
 	if err != nil {

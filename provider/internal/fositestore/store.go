@@ -59,9 +59,27 @@ func (s *Store) CreateAuthorizeCodeSession(ctx context.Context, sig string, req 
 }
 
 // GetAuthorizeCodeSession returns the request of a code; of a used one with
-// fosite.ErrInvalidatedAuthorizeCode beside it.
+// fosite.ErrInvalidatedAuthorizeCode beside it, upon which fosite revokes the family. A used code
+// is no secret, for it has stood in a URL: in the hands of somebody who could not have redeemed
+// it, it is fosite.ErrNotFound and revokes nothing.
 func (s *Store) GetAuthorizeCodeSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
-	return s.load(ctx, storage.TokenCode, sig, fosite.ErrInvalidatedAuthorizeCode)
+	req, err := s.load(ctx, storage.TokenCode, sig, fosite.ErrInvalidatedAuthorizeCode)
+	if errors.Is(err, fosite.ErrInvalidatedAuthorizeCode) && !couldRedeem(ctx, req) {
+		return nil, fosite.ErrNotFound
+	}
+	return req, err
+}
+
+// couldRedeem reports whether the token request that fosite works on comes from the client of
+// the code, which is authenticated by then, and brings the verifier of its challenge. The
+// challenge is compared here and by the PKCE handler, which runs too late to hold fosite back.
+func couldRedeem(ctx context.Context, code fosite.Requester) bool {
+	sent, ok := ctx.Value(fosite.AccessRequestContextKey).(fosite.AccessRequester)
+	if !ok || sent.GetClient() == nil || sent.GetClient().GetID() != code.GetClient().GetID() {
+		return false
+	}
+	challenge := code.GetRequestForm().Get("code_challenge")
+	return challenge == "" || storage.VerifierMatches(challenge, sent.GetRequestForm().Get("code_verifier"))
 }
 
 // InvalidateAuthorizeCodeSession uses the code up; of two units of work one fails to commit.
