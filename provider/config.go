@@ -89,13 +89,22 @@ func (c *Config) validate() error {
 	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
 		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))
 	}
-	for name, d := range map[string]time.Duration{
-		"AccessTokenLifetime": c.AccessTokenLifetime, "IDTokenLifetime": c.IDTokenLifetime,
-		"RefreshTokenLifetime": c.RefreshTokenLifetime, "SessionLifetime": c.SessionLifetime, "SessionIdle": c.SessionIdle,
-		"KeyRotation": c.KeyRotation, "KeyPublishAhead": c.KeyPublishAhead, "KeyRetention": c.KeyRetention,
+	// In an order of their own, so that the same faults always read the same.
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"AccessTokenLifetime", c.AccessTokenLifetime},
+		{"IDTokenLifetime", c.IDTokenLifetime},
+		{"RefreshTokenLifetime", c.RefreshTokenLifetime},
+		{"SessionLifetime", c.SessionLifetime},
+		{"SessionIdle", c.SessionIdle},
+		{"KeyRotation", c.KeyRotation},
+		{"KeyPublishAhead", c.KeyPublishAhead},
+		{"KeyRetention", c.KeyRetention},
 	} {
-		if d < 0 {
-			faults = append(faults, errors.New("provider: Config."+name+" is negative"))
+		if d.value < 0 {
+			faults = append(faults, errors.New("provider: Config."+d.name+" is negative"))
 		}
 	}
 	return errors.Join(faults...)
