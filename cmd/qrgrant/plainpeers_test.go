@@ -3,10 +3,13 @@ package main_test
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	qrgrant "github.com/qrgrant/qrgrant/cmd/qrgrant"
@@ -39,5 +42,48 @@ func TestPlainHTTPIsForTheProxy(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "was refused"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, &log)
+	}
+}
+
+// A server behind a proxy refuses whoever comes to it directly.
+func TestServeRefusesPlainPeers(t *testing.T) {
+	t.Parallel()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ""
+	for _, address := range addresses {
+		if network, ok := address.(*net.IPNet); ok && network.IP.To4() != nil && !network.IP.IsLoopback() {
+			own = network.IP.String()
+		}
+	}
+	if own == "" {
+		t.Skip("this machine has no address but loopback")
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x.yaml"), nil)
+	for trusted, want := range map[string]int{"192.0.2.0/24": http.StatusForbidden, own + "/32": http.StatusOK} {
+		p := launch(t, dir, nil, "serve", "--addr", "0.0.0.0:0", "--issuer", "https://id.example", "--db", "x.db", "--config", "x.yaml", "--trusted-proxy", trusted)
+		address, err := p.await(`serves \S+ on \S+:(\d+)`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, want := range map[string]int{own: want, "127.0.0.1": http.StatusOK} {
+			resp, err := http.Get("http://" + net.JoinHostPort(host, address) + "/healthz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != want {
+				t.Errorf("%s, trusted %s: %d", host, trusted, resp.StatusCode)
+			}
+			_ = resp.Body.Close()
+		}
+		if err := p.signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.exit(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
