@@ -160,6 +160,8 @@ type Consents interface {
 	// PutConsent stores or replaces a consent.
 	PutConsent(ctx context.Context, c *Consent) error
 	Consent(ctx context.Context, subject, clientID string) (*Consent, error)
+	// ConsentsBySubject lists a person's consents by client id.
+	ConsentsBySubject(ctx context.Context, subject string) ([]*Consent, error)
 	// DeleteConsent forgets a consent; one that does not exist is no error.
 	DeleteConsent(ctx context.Context, subject, clientID string) error
 }

@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"context"
 	"testing"
 
 	"github.com/qrgrant/qrgrant/storage"
@@ -10,6 +11,7 @@ func consentTests() map[string]func(*testing.T, Open) {
 	return map[string]func(*testing.T, Open){
 		"a consent comes back as it was stored":              consentRoundTrip,
 		"a consent is one person's for one client":           consentApart,
+		"a person's consents are listed by client":           consentsListed,
 		"a consent survives a restart until it is forgotten": consentForgotten,
 	}
 }
@@ -40,6 +42,34 @@ func consentApart(t *testing.T, open Open) {
 	got, err := s.Consent(t.Context(), "ann", "shop")
 	wantErr(t, err, nil)
 	wantEqual(t, got.Scopes, []string{"email"})
+}
+
+func consentsListed(t *testing.T, open Open) {
+	s, reopen := open(t)
+	// Subjects of which one begins with the other, and with the other's client.
+	for _, c := range []*storage.Consent{
+		consent("ann", "web", "openid"), consent("ann", "shop", "email"), consent("annw", "eb"), consent("an", "nshop"), consent("bob", "web"),
+	} {
+		wantErr(t, s.PutConsent(t.Context(), c), nil)
+	}
+	s = reopen()
+	got, err := s.ConsentsBySubject(t.Context(), "ann")
+	wantErr(t, err, nil)
+	wantEqual(t, got, []*storage.Consent{consent("ann", "shop", "email"), consent("ann", "web", "openid")})
+
+	wantErr(t, s.DeleteConsent(t.Context(), "ann", "shop"), nil)
+	got, err = s.ConsentsBySubject(t.Context(), "ann")
+	wantErr(t, err, nil)
+	wantEqual(t, got, []*storage.Consent{consent("ann", "web", "openid")})
+	for _, nobody := range []string{"", "a", "web"} {
+		got, err := s.ConsentsBySubject(t.Context(), nobody)
+		wantErr(t, err, nil)
+		wantEqual(t, len(got), 0)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = s.ConsentsBySubject(ctx, "ann")
+	wantErr(t, err, context.Canceled)
 }
 
 func consentForgotten(t *testing.T, open Open) {
