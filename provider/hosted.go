@@ -53,17 +53,16 @@ func requestHash(req *authorizeRequest) [32]byte { return sha256.Sum256([]byte(r
 // A page that is loaded again gets the one it had, ended or not. Over a limit there is none,
 // and the page does without.
 func (p *Provider) flowFor(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest) (qr.Flow, *qr.Screen, error) {
-	flow, screen, err := p.findFlow(w, r, req)
-	if err != nil || screen != nil && screen.OpenedIn(b.formKey) {
+	flow, screen, err := p.findFlow(w, r, b, req)
+	if err != nil || screen != nil {
 		return flow, screen, err
 	}
-	// One that outlived the form cookie can no longer be continued.
 	return p.openFlow(w, r, b, req, time.Time{})
 }
 
 // findFlow looks for the flow of the request among the browser's cookies; the screen is nil
-// when there is none.
-func (p *Provider) findFlow(w http.ResponseWriter, r *http.Request, req *authorizeRequest) (qr.Flow, *qr.Screen, error) {
+// when there is none. One that outlived the form cookie can no longer be continued.
+func (p *Provider) findFlow(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest) (qr.Flow, *qr.Screen, error) {
 	hash := requestHash(req)
 	var found qr.Flow
 	var screen *qr.Screen
@@ -74,7 +73,7 @@ func (p *Provider) findFlow(w http.ResponseWriter, r *http.Request, req *authori
 			p.dropFlow(w, flow)
 		case err != nil:
 			return qr.Flow{}, nil, unavailable(err)
-		case s.Request == hash && (screen == nil || screen.Ended):
+		case s.Request == hash && s.OpenedIn(b.formKey) && (screen == nil || screen.Ended):
 			found, screen = flow, s
 		}
 	}
@@ -146,8 +145,8 @@ func (p *Provider) setFlow(w http.ResponseWriter, flow qr.Flow, maxAge int) {
 }
 
 // leaveFlow gives up the flow of a request that was answered in another way.
-func (p *Provider) leaveFlow(w http.ResponseWriter, r *http.Request, req *authorizeRequest) {
-	flow, screen, err := p.findFlow(w, r, req)
+func (p *Provider) leaveFlow(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest) {
+	flow, screen, err := p.findFlow(w, r, b, req)
 	if err == nil && screen != nil {
 		err = p.qr.CancelHosted(r.Context(), flow)
 		p.dropFlow(w, flow)

@@ -88,7 +88,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 	case parseErr != nil:
 		p.refuseAuthorize(w, r, req, parseErr)
 	default:
-		p.leaveFlow(w, r, req)
+		p.leaveFlow(w, r, b, req)
 		p.proceed(w, r, req, b, true)
 	}
 }
