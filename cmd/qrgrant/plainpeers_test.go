@@ -63,7 +63,7 @@ func TestServeRefusesPlainPeers(t *testing.T) {
 	}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "x.yaml"), nil)
-	for trusted, want := range map[string]int{"192.0.2.0/24": http.StatusForbidden, own + "/32": http.StatusOK} {
+	for trusted, want := range map[string]int{"127.0.0.2/32": http.StatusForbidden, own + "/32": http.StatusOK} {
 		p := launch(t, dir, nil, "serve", "--addr", "0.0.0.0:0", "--issuer", "https://id.example", "--db", "x.db", "--config", "x.yaml", "--trusted-proxy", trusted)
 		address, err := p.await(`serves \S+ on \S+:(\d+)`)
 		if err != nil {
