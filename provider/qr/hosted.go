@@ -109,7 +109,7 @@ func (s *Server) OpenHosted(r *http.Request, req HostedRequest) (Flow, error) {
 		Grant: storage.QRGrantCode, State: storage.QRPending, ClientID: req.Client.GetID(),
 		OpenedAt: now, Lifetime: lifetime, Interval: storage.PollInterval, CheckCode: true,
 		Scopes: grantable(req.Scopes, req.Client.GetScopes(), policy), MaxAge: req.MaxAge,
-		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: DescribeUserAgent(r.UserAgent()),
+		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: describeUserAgent(r.UserAgent()),
 		Door: storage.QRDoorHosted,
 		Hosted: &storage.QRHosted{
 			Browser: browserHash(req.Browser), Request: req.Request, RequestedAt: req.RequestedAt,
