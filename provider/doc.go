@@ -29,6 +29,12 @@
 //  4. token.go redeems it: fosite, PKCE and the ID token run inside one unit of work, so that
 //     of N racing requests one commits. A loser with a code revokes the family.
 //
+// A request may be answered without anybody at the browser (consent.go) when its redirect is an
+// https address, which only its owner receives, or when the client has a secret. Any other could
+// be another program's on the same device (RFC 8252 §8.6): the person signs in for it or says yes
+// each time, to our own clients too, and prompt=none is refused. With qr:approve the secret does
+// not count either, because the answer makes an approver.
+//
 // # The QR grant, direct door
 //
 //  1. qr.Server.DeviceAuthorization opens a session; the device polls token.go, which after
@@ -60,6 +66,8 @@
 //     an exact registered address, vouched for by an ID token or by the person's yes.
 //     chain.go ends with a sign-in what it took the place of in the same browser.
 //  2. endSignIn (revoke.go) is the one way to end a sign-in: tokens first, then the record.
+//     A client that revokes a token ends its own tokens, and the sign-in only where it was made
+//     at the direct door for that very client.
 //  3. backchannel.go tells the clients that took part. The store has written whom, with the end
 //     itself; the telling goes beside the request, for up to a day, and any process on the store
 //     goes on with it. ended.go is for accounts that are disabled.
@@ -88,7 +96,7 @@
 // # Specifications
 //
 //   - RFC 6749, 6750 (OAuth 2.0, Bearer), 7636 (PKCE, S256 only), 9700 (security), 8252 §7.3
-//     (loopback redirects), 9207 (iss)
+//     (loopback redirects) and §8.6, 9207 (iss)
 //   - RFC 7009 (revocation), 7662 (introspection), 8414 (metadata), 7517 (JWK sets)
 //   - RFC 8628 (device grant) and the QR grant, see package qr
 //   - OpenID Connect Core 1.0 §2, §3.1, §5, §11, §12 and Discovery 1.0 §3, §4
