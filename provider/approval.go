@@ -31,6 +31,7 @@ func (p *Provider) qrConfig() qr.Config {
 		Report:               p.reported,
 		Record:               p.config.Store.RecordEvent,
 		ClientAddress:        p.clientAddress,
+		SessionsEndpoint:     p.config.Issuer + pathSessions,
 		ScopeText:            scopeText,
 		Limits:               p.config.QRLimits,
 		AccessTokenLifetime:  p.config.AccessTokenLifetime,

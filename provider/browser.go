@@ -38,6 +38,8 @@ const (
 type browser struct {
 	// formKey binds forms to this browser, signed in or not.
 	formKey string
+	// device is the user agent in words.
+	device string
 	// session is the sign-in; nil when there is none that lasts.
 	session *storage.Session
 }
@@ -71,7 +73,7 @@ func (p *Provider) setCookie(w http.ResponseWriter, name, value string) {
 // browserOf reads the cookies. A browser without a form cookie gets one: it holds nothing but
 // a random value and changes nothing here.
 func (p *Provider) browserOf(w http.ResponseWriter, r *http.Request) (*browser, error) {
-	b := &browser{}
+	b := &browser{device: qr.DeviceOf(r)}
 	if c, err := r.Cookie(p.cookieName(formCookie)); err == nil && len(c.Value) >= 22 {
 		b.formKey = c.Value
 	} else {
@@ -174,6 +176,7 @@ func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *stor
 		AuthTime:   now.Truncate(time.Second),
 		AMR:        []string{amrPassword},
 		ACR:        acrOneFactor,
+		Device:     b.device,
 		CreatedAt:  now,
 		ExpiresAt:  now.Add(p.config.SessionLifetime + codeLifetime + p.config.RefreshTokenLifetime + p.config.AccessTokenLifetime),
 	}

@@ -33,8 +33,10 @@ const (
 // brings. Credentials are never allowed, and pages that live by cookies are not here at all.
 type cors struct {
 	paths map[string]string
-	store storage.Clients
-	now   func() time.Time
+	// session is the path of one sign-in up to its id.
+	session string
+	store   storage.Clients
+	now     func() time.Time
 
 	mu      sync.Mutex
 	origins map[string]bool
@@ -46,11 +48,12 @@ func corsRoutes() []string {
 	return []string{
 		routeToken, routeUserinfo, routeIntrospect, routeRevoke,
 		routeDeviceStart, routeCancel, routeEvents, routeScan, routeDecision,
+		routeSessions, routeRevokeAll,
 	}
 }
 
 func (p *Provider) newCORS() *cors {
-	c := &cors{paths: make(map[string]string), store: p.config.Store, now: p.config.Now}
+	c := &cors{paths: make(map[string]string), session: p.pathOf(routeSessions) + "/", store: p.config.Store, now: p.config.Now}
 	for _, name := range corsRoutes() {
 		path := p.pathOf(name)
 		c.paths[path] = strings.Join(p.allow[path], ", ")
@@ -58,10 +61,21 @@ func (p *Provider) newCORS() *cors {
 	return c
 }
 
+// methods names what may be called at a path; empty: script may not call anything there.
+func (c *cors) methods(path string) string {
+	if methods, ok := c.paths[path]; ok {
+		return methods
+	}
+	if sid, ok := strings.CutPrefix(path, c.session); ok && sid != "" && !strings.Contains(sid, "/") {
+		return http.MethodDelete
+	}
+	return ""
+}
+
 // serve hands the request on, unless it is a preflight.
 func (c *cors) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	methods, ok := c.paths[r.URL.Path]
-	if !ok {
+	methods := c.methods(r.URL.Path)
+	if methods == "" {
 		next.ServeHTTP(w, r)
 		return
 	}

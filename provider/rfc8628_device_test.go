@@ -414,7 +414,7 @@ func TestD20Discovery(t *testing.T) {
 	}
 	want := map[string]any{
 		"issuer": s.Issuer, "scan_endpoint": s.Issuer + "/qr/scan", "decision_endpoint": s.Issuer + "/qr/decision",
-		"cancel_endpoint": s.Issuer + "/qr/cancel", "events_endpoint": s.Issuer + "/qr/events",
+		"cancel_endpoint": s.Issuer + "/qr/cancel", "sessions_endpoint": s.Issuer + "/sessions", "events_endpoint": s.Issuer + "/qr/events",
 		"websocket_endpoint": "wss" + strings.TrimPrefix(s.Issuer, "https") + "/qr/ws", "payload_prefix": s.Issuer + "/Q#1", "frame_seconds": 10.0,
 	}
 	if diff := cmp.Diff(want, s.Get(t.Context(), s.Client(), "/.well-known/qr-configuration").JSON()); diff != "" {

@@ -33,6 +33,9 @@ const (
 	routeQRConfig      = "qr_configuration"
 	routeDevice        = "device"
 	routeQ             = "q"
+	routeSessions      = "sessions"
+	routeRevokeAll     = "sessions_revoke_all"
+	routeSession       = "session"
 	routeLogout        = "logout"
 	routeHealth        = "healthz"
 	routeReady         = "readyz"
@@ -83,6 +86,9 @@ func (p *Provider) table() []route {
 		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
 		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
+		{routeSessions, "GET", pathSessions, p.sessions},
+		{routeRevokeAll, "POST", pathSessions + "/revoke-all", p.revokeAll},
+		{routeSession, "DELETE", pathSessions + "/{sid}", p.revokeSession},
 		{routeDevice, "GET HEAD POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
 		{routeLogout, "GET HEAD POST", "/logout", p.logout},
@@ -178,6 +184,10 @@ func (p *Provider) notFound(w http.ResponseWriter, r *http.Request) {
 func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == p.pathOf(routeScan) || r.URL.Path == p.pathOf(routeDecision) {
 		p.qr.Scan(w, r) // it says so as the phone endpoints say everything: as a problem
+		return
+	}
+	if p.isSessions(r.URL.Path) {
+		p.wrongSessionsMethod(w, r)
 		return
 	}
 	allowed := slices.Clone(p.allow[r.URL.Path])

@@ -45,7 +45,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 	}
 	scan := storage.QRScan{
 		Subject: a.Subject, ClientID: a.ClientID, SessionID: a.SessionID, JKT: a.JKT, AuthTime: a.AuthTime, ACR: a.ACR,
-		HandleHash: handle.hash(), Entry: entry, FrameFresh: fresh, ShowAddress: near(a.Address, q.Address),
+		HandleHash: handle.hash(), Entry: entry, FrameFresh: fresh, ShowAddress: Near(a.Address, q.Address),
 	}
 	var outcome storage.QRScanOutcome
 	err = s.config.Store.UpdateQRSession(ctx, q.ID, func(stored *storage.QRSession) error {
@@ -201,8 +201,9 @@ func (s *Server) claimed(q *storage.QRSession, client fosite.Client, policy Poli
 	}, nil
 }
 
-// near reports whether phone and asker share a network prefix.
-func near(phone netip.Addr, asked string) bool {
+// Near reports whether phone and asker share a network prefix, as they must for the full address
+// of the one to be shown on the other (protocol §6). What is no address is near to nothing.
+func Near(phone netip.Addr, asked string) bool {
 	other, err := netip.ParseAddr(asked)
 	return err == nil && phone.IsValid() && prefix(phone) == prefix(other)
 }

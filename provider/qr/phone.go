@@ -77,12 +77,12 @@ type DecisionAnswer struct {
 func (s *Server) Scan(w http.ResponseWriter, r *http.Request) {
 	a, object, fault := s.phoneRequest(w, r, "payload", "user_code", "entry")
 	if fault != nil {
-		s.refusePhone(r.Context(), w, fault)
+		s.RefusePhone(r.Context(), w, fault)
 		return
 	}
 	answer, err := s.Claim(r.Context(), a, ScanRequest{object["payload"], object["user_code"], object["entry"]})
 	if err != nil {
-		s.refusePhone(r.Context(), w, err)
+		s.RefusePhone(r.Context(), w, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", answer)
@@ -92,7 +92,7 @@ func (s *Server) Scan(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Decision(w http.ResponseWriter, r *http.Request) {
 	a, object, fault := s.phoneRequest(w, r, "confirm_handle", "decision", "context_digest", "check_code", "user_code", "scope")
 	if fault != nil {
-		s.refusePhone(r.Context(), w, fault)
+		s.RefusePhone(r.Context(), w, fault)
 		return
 	}
 	req := DecisionRequest{
@@ -104,7 +104,7 @@ func (s *Server) Decision(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := s.Decide(r.Context(), a, req)
 	if err != nil {
-		s.refusePhone(r.Context(), w, err)
+		s.RefusePhone(r.Context(), w, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", answer)
@@ -117,7 +117,7 @@ func (s *Server) phoneRequest(w http.ResponseWriter, r *http.Request, members ..
 		w.Header().Set("Allow", http.MethodPost)
 		return Approver{}, nil, problem(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers POST only.")
 	}
-	a, err := s.approver(r)
+	a, err := s.Approver(r)
 	if err != nil {
 		return Approver{}, nil, err
 	}
@@ -129,9 +129,10 @@ func (s *Server) phoneRequest(w http.ResponseWriter, r *http.Request, members ..
 	return a, object, nil
 }
 
-// approver authenticates the phone by its bearer token: the header only, and identity only
-// from the token.
-func (s *Server) approver(r *http.Request) (Approver, error) {
+// Approver authenticates the phone by its bearer token (protocol §6): the header only, and
+// identity only from the token. A server calls it for endpoints of its own that only a phone
+// may use, and hands its error to RefusePhone.
+func (s *Server) Approver(r *http.Request) (Approver, error) {
 	if len(r.Header.Values("DPoP")) > 0 {
 		return Approver{}, problemInvalid("DPoP is not supported by this server.")
 	}
@@ -185,8 +186,9 @@ func (s *Server) foreignAudience(b *Bearer) bool {
 	})
 }
 
-// refusePhone logs a fault of ours and answers.
-func (s *Server) refusePhone(ctx context.Context, w http.ResponseWriter, err error) {
+// RefusePhone answers a request of the phone with the *Problem in err, as application/problem+json.
+// Any other error is a fault of ours: it is logged, and the answer says no more than that.
+func (s *Server) RefusePhone(ctx context.Context, w http.ResponseWriter, err error) {
 	var p *Problem
 	if !errors.As(err, &p) {
 		p = problemServer(err)

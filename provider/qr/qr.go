@@ -161,6 +161,9 @@ type Config struct {
 	Record func(ctx context.Context, e storage.AuditEvent)
 	// ClientAddress is the asker's address; nil takes RemoteAddr.
 	ClientAddress func(r *http.Request) netip.Addr
+	// SessionsEndpoint is where the phone finds the sign-ins that the person approved
+	// (protocol §6), for the metadata; empty says that this server has no such list.
+	SessionsEndpoint string
 	// ScopeText says a scope in words; nil or "" shows the scope itself.
 	ScopeText func(scope string) string
 	Limits    Limits

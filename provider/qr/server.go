@@ -89,13 +89,14 @@ func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
 		Scan          string `json:"scan_endpoint"`
 		Decision      string `json:"decision_endpoint"`
 		Cancel        string `json:"cancel_endpoint"`
+		Sessions      string `json:"sessions_endpoint,omitempty"`
 		Events        string `json:"events_endpoint"`
 		WebSocket     string `json:"websocket_endpoint"`
 		PayloadPrefix string `json:"payload_prefix"`
 		FrameSeconds  int    `json:"frame_seconds"`
 	}{
 		s.config.Issuer, s.config.Issuer + "/qr/scan", s.config.Issuer + "/qr/decision",
-		s.config.Issuer + "/qr/cancel", s.config.Issuer + "/qr/events", "ws" + strings.TrimPrefix(s.config.Issuer, "http") + "/qr/ws",
+		s.config.Issuer + "/qr/cancel", s.config.SessionsEndpoint, s.config.Issuer + "/qr/events", "ws" + strings.TrimPrefix(s.config.Issuer, "http") + "/qr/ws",
 		payloadPrefix(s.config.Issuer), int(FrameLifetime.Seconds()),
 	})
 }

@@ -1,6 +1,13 @@
 package qr
 
-import "strings"
+import (
+	"net/http"
+	"strings"
+)
+
+// DeviceOf says in a few words of our own which program on which system sent a request, as far
+// as its User-Agent header tells.
+func DeviceOf(r *http.Request) string { return describeUserAgent(r.UserAgent()) }
 
 // describeUserAgent says a User-Agent header in a few words of our own. Nothing of the header
 // itself is shown, so that nobody can write on the approval card with it.
