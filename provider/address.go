@@ -23,9 +23,9 @@ func (p *Provider) clientAddress(r *http.Request) netip.Addr {
 		next, ok := readHop(strings.TrimSpace(hops[i]))
 		if !ok {
 			// Everybody behind this proxy now shares its limits.
-			p.unreadableHop.Do(func() {
+			if p.unreadableHop.CompareAndSwap(false, true) {
 				p.config.Logger.WarnContext(r.Context(), "a trusted proxy sends an X-Forwarded-For that cannot be read", "proxy", address)
-			})
+			}
 			break
 		}
 		address = next

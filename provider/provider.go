@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"sync"
+	"sync/atomic"
 
 	"github.com/gorilla/mux"
 	"github.com/ory/fosite"
@@ -37,7 +37,7 @@ type Provider struct {
 	backchannel *backchannel
 	metadata    metadataDocuments
 	// unreadableHop keeps a proxy's mistake from filling the log (address.go).
-	unreadableHop sync.Once
+	unreadableHop atomic.Bool
 }
 
 var _ http.Handler = (*Provider)(nil)
