@@ -1,0 +1,144 @@
+// Command embed is a fosite server that somebody already has, and the lines that give it the QR
+// grant: those marked "QR". It keeps its own clients, store, tokens and sign-in page.
+//
+//	go run ./examples/embed
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"log"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/compose"
+	"github.com/ory/fosite/handler/openid"
+	memory "github.com/ory/fosite/storage"
+	"github.com/ory/fosite/token/jwt"
+
+	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
+	"github.com/qrgrant/qrgrant/storage/bolt"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8070", "`HOST:PORT` to listen on")
+	issuer := flag.String("issuer", "http://127.0.0.1:8070", "`URL` of this server")
+	data := flag.String("data", filepath.Join(os.TempDir(), "embed-qr.db"), "`FILE` for the QR sessions")
+	flag.Parse()
+	mux := http.NewServeMux()
+	if err := serve(mux, *issuer, *data); err != nil {
+		log.Fatalln("embed:", err)
+	}
+	server := &http.Server{Addr: *addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
+	log.Println("embed serves", *issuer)
+	log.Fatalln("embed:", server.ListenAndServe())
+}
+
+func serve(mux *http.ServeMux, issuer, data string) error {
+	// The server they have: a client for the phone app, which signs people in with code + PKCE.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	secret := []byte(rand.Text() + rand.Text())
+	store := memory.NewMemoryStore()
+	store.Clients["phone"] = &fosite.DefaultClient{
+		ID: "phone", Public: true, RedirectURIs: []string{"com.example.app:/callback"}, ResponseTypes: []string{"code"},
+		GrantTypes: []string{"authorization_code"}, Scopes: []string{"openid", qr.ApproveScope}, // QR: the scope
+	}
+	config := &fosite.Config{GlobalSecret: secret[:32], IDTokenIssuer: issuer, AccessTokenIssuer: issuer, EnforcePKCE: true}
+	strategy := &compose.CommonStrategy{
+		CoreStrategy:               compose.NewOAuth2HMACStrategy(config),
+		OpenIDConnectTokenStrategy: compose.NewOpenIDConnectStrategy(func(context.Context) (any, error) { return key, err }, config),
+	}
+	server := compose.Compose(config, store, strategy, compose.OAuth2AuthorizeExplicitFactory,
+		compose.OAuth2PKCEFactory, compose.OpenIDConnectExplicitFactory, compose.OAuth2TokenIntrospectionFactory)
+	mux.HandleFunc("/authorize", authorize(server, issuer))
+
+	// QR: a store for its sessions, a client that may ask, and the grant itself.
+	sessions, openErr := bolt.Open(data, bolt.Options{})
+	if err := errors.Join(err, openErr); err != nil {
+		return err
+	}
+	store.Clients["desktop"] = &fosite.DefaultClient{ID: "desktop", Public: true, GrantTypes: []string{qr.GrantType}, Scopes: []string{"openid"}}
+	grant, err := qr.New(qr.Config{
+		Issuer: issuer, Store: sessions,
+		Keys:         []qr.Key{{ID: "1", Secret: []byte(rand.Text() + rand.Text())}}, // keep it with the other secrets
+		Authenticate: server.(*fosite.Fosite).AuthenticateClient, Client: store.GetClient,
+		Policy: func(_ context.Context, c fosite.Client) qr.Policy {
+			return qr.Policy{QRPolicy: storage.QRPolicy{Enabled: c.GetID() == "desktop"}, Name: "Desktop", MinNonce: fosite.MinParameterEntropy}
+		},
+		Introspect: func(ctx context.Context, token string) (*qr.Bearer, error) { return bearer(ctx, server, token) },
+	})
+	if err != nil {
+		return err
+	}
+	config.TokenEndpointHandlers.Append(grant.Factory(config, store, strategy).(fosite.TokenEndpointHandler))
+	mux.HandleFunc("/device_authorization", grant.DeviceAuthorization)
+	mux.HandleFunc("/qr/scan", grant.Scan)
+	mux.HandleFunc("/qr/decision", grant.Decision)
+	mux.HandleFunc("/qr/cancel", grant.Cancel)
+	mux.HandleFunc("/qr/events", grant.Events)
+	mux.HandleFunc("/qr/ws", grant.WebSocket)
+	mux.HandleFunc("/.well-known/qr-configuration", grant.Configuration)
+	mux.HandleFunc("/token", token(server, grant))
+	return nil
+}
+
+// authorize stands for their sign-in page: here everybody is Peter, and signs in at once.
+func authorize(server fosite.OAuth2Provider, issuer string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		request, err := server.NewAuthorizeRequest(r.Context(), r)
+		if err != nil {
+			server.WriteAuthorizeError(r.Context(), w, request, err)
+			return
+		}
+		for _, scope := range request.GetRequestedScopes() {
+			request.GrantScope(scope)
+		}
+		request.GrantAudience(issuer) // QR: a token that approves is for this server alone
+		now := time.Now()
+		person := openid.NewDefaultSession()
+		person.Subject, person.Claims = "peter", &jwt.IDTokenClaims{Subject: "peter", AuthTime: now, RequestedAt: now}
+		response, err := server.NewAuthorizeResponse(r.Context(), request, person)
+		if err != nil {
+			server.WriteAuthorizeError(r.Context(), w, request, err)
+			return
+		}
+		server.WriteAuthorizeResponse(r.Context(), w, request, response)
+	}
+}
+
+// token is their token endpoint.
+func token(server fosite.OAuth2Provider, grant *qr.Server) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		request, err := server.NewAccessRequest(r.Context(), r, openid.NewDefaultSession())
+		if err == nil {
+			var response fosite.AccessResponder
+			if response, err = server.NewAccessResponse(r.Context(), request); err == nil {
+				server.WriteAccessResponse(r.Context(), w, request, response)
+				return
+			}
+		}
+		grant.WriteTokenError(w, r, err) // QR: was server.WriteAccessError
+	}
+}
+
+// bearer is QR: what the grant may know of a phone's access token. The phone app is no client of
+// the QR grant, so none of its tokens was itself born of an approval.
+func bearer(ctx context.Context, server fosite.OAuth2Provider, token string) (*qr.Bearer, error) {
+	_, request, err := server.IntrospectToken(ctx, token, fosite.AccessToken, openid.NewDefaultSession())
+	if err != nil {
+		return nil, errors.Join(storage.ErrNotFound, err)
+	}
+	person := request.GetSession().(*openid.DefaultSession)
+	return &qr.Bearer{
+		Subject: person.GetSubject(), ClientID: request.GetClient().GetID(), SessionID: request.GetID(), AuthTime: person.Claims.AuthTime,
+		Scopes: request.GetGrantedScopes(), Audience: request.GetGrantedAudience(), Approver: request.GetClient().GetID() == "phone",
+	}, nil
+}

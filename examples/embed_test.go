@@ -1,0 +1,153 @@
+package examples_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/qrgrant/qrgrant/provider/qr"
+)
+
+// TestEmbed signs a desktop in at somebody else's fosite server, approved with a token of that
+// server's phone app.
+func TestEmbed(t *testing.T) {
+	t.Parallel()
+	issuer := startEmbed(t)
+	phone := embedToken(t, issuer, "openid "+qr.ApproveScope)
+	verifier := oauth2.GenerateVerifier()
+	opened := postForm(t, issuer+"/device_authorization", url.Values{
+		"client_id": {"desktop"}, "scope": {"openid"}, "code_challenge_method": {"S256"}, "code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)},
+	})
+	code, _ := opened["device_code"].(string)
+	poll := url.Values{"grant_type": {qr.GrantType}, "client_id": {"desktop"}, "device_code": {code}, "code_verifier": {verifier}}
+	shown, _ := opened["qr"].(map[string]any)
+
+	// A token without the scope approves nothing.
+	if refused := postJSON(t, issuer+"/qr/scan", embedToken(t, issuer, "openid"), map[string]any{"payload": shown["payload"], "entry": "scanner"}); refused["error"] != "insufficient_scope" {
+		t.Errorf("without the scope: %v", refused)
+	}
+	scan := postJSON(t, issuer+"/qr/scan", phone, map[string]any{"payload": shown["payload"], "entry": "scanner"})
+	pending := postForm(t, issuer+"/token", poll)
+	if pending["error"] != "authorization_pending" || pending["qr_status"] != "scanned" {
+		t.Fatalf("scan %v, poll %v", scan, pending)
+	}
+	decided := postJSON(t, issuer+"/qr/decision", phone, map[string]any{
+		"confirm_handle": scan["confirm_handle"], "decision": "approve", "context_digest": scan["context_digest"], "check_code": pending["check_code"],
+	})
+	if decided["state"] != "approved" {
+		t.Fatalf("decision %v", decided)
+	}
+	tokens := postForm(t, issuer+"/token", poll)
+	if tokens["access_token"] == nil || tokens["id_token"] == nil || tokens["scope"] != "openid" {
+		t.Errorf("tokens %v", tokens)
+	}
+	// What the approval has made approves nothing in turn.
+	born, _ := tokens["access_token"].(string)
+	if refused := postJSON(t, issuer+"/qr/scan", born, map[string]any{"payload": shown["payload"], "entry": "scanner"}); refused["error"] != "insufficient_scope" {
+		t.Errorf("a token of the approval: %v", refused)
+	}
+}
+
+// startEmbed builds and runs the example and returns its address once it answers.
+func startEmbed(t *testing.T) string {
+	t.Helper()
+	dir := build(t, "./embed")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "embed"), "--addr", addr, "--issuer", "http://"+addr, "--data", filepath.Join(dir, "qr.db"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // the end of the test's context has killed it
+	for over := time.After(20 * time.Second); ; {
+		if resp, err := http.Get("http://" + addr + "/.well-known/qr-configuration"); err == nil { //nolint:gosec // A loopback address of our own.
+			_ = resp.Body.Close()
+			return "http://" + addr
+		}
+		select {
+		case <-over:
+			t.Fatal("embed does not answer")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// embedToken signs the phone app in with code and PKCE.
+func embedToken(t *testing.T, issuer, scope string) string {
+	t.Helper()
+	verifier := oauth2.GenerateVerifier()
+	ask := url.Values{
+		"client_id": {"phone"}, "response_type": {"code"}, "redirect_uri": {"com.example.app:/callback"}, "scope": {scope}, "state": {"state-of-the-app"},
+		"nonce": {"nonce-of-the-app"}, "code_challenge_method": {"S256"}, "code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)},
+	}
+	still := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := still.Get(issuer + "/authorize?" + ask.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	at, err := resp.Location()
+	if err != nil || at.Query().Get("code") == "" {
+		t.Fatalf("authorize: %s, %v, %v", resp.Status, at, err)
+	}
+	tokens := postForm(t, issuer+"/token", url.Values{
+		"grant_type": {"authorization_code"}, "client_id": {"phone"}, "code": {at.Query().Get("code")}, "redirect_uri": {"com.example.app:/callback"}, "code_verifier": {verifier},
+	})
+	token, _ := tokens["access_token"].(string)
+	if token == "" {
+		t.Fatalf("tokens %v", tokens)
+	}
+	return token
+}
+
+func postForm(t *testing.T, endpoint string, form url.Values) map[string]any {
+	t.Helper()
+	resp, err := http.PostForm(endpoint, form) //nolint:gosec // A loopback address of our own.
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decoded(t, resp)
+}
+
+func postJSON(t *testing.T, endpoint, token string, message map[string]any) map[string]any {
+	t.Helper()
+	body, err := json.Marshal(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, endpoint, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decoded(t, resp)
+}
+
+func decoded(t *testing.T, resp *http.Response) map[string]any {
+	t.Helper()
+	defer func() { _ = resp.Body.Close() }()
+	var answer map[string]any
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatalf("%s: %v", resp.Status, err)
+	}
+	return answer
+}
