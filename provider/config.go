@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -56,9 +57,12 @@ type Config struct {
 	SessionLifetime      time.Duration
 	// SessionIdle is how long a browser's sign-in lasts without being used: 2 h when zero.
 	SessionIdle time.Duration
-	// KeySeal is the AES-256 key, 32 bytes, that private keys are sealed under in the Store;
-	// nil keeps them in the clear. Keys that are in the clear already are sealed by New.
-	KeySeal []byte
+	// KeySeals are AES-256 keys of 32 bytes: private keys are sealed under the first in the Store
+	// and opened with any; none keeps them in the clear. New seals under the first what a later
+	// one has sealed or what none has, all of it or nothing; afterwards the later ones can go, and
+	// a key that turns up in the clear is refused. Processes that share a Store must all have a
+	// key before one of them seals with it. See ErrKeySeal.
+	KeySeals [][]byte
 	// KeyRotation is how long a signing key signs, KeyPublishAhead how long before that it is
 	// published, and KeyRetention how long it verifies an id_token_hint after its last ID
 	// token has expired. Zero means 90 days, 24 h and 30 days.
@@ -83,8 +87,10 @@ func (c *Config) validate() error {
 	if c.Store == nil {
 		faults = append(faults, errors.New("provider: Config.Store is missing"))
 	}
-	if n := len(c.KeySeal); n != 0 && n != keySealSize {
-		faults = append(faults, errors.New("provider: Config.KeySeal is not 32 bytes long"))
+	for i, seal := range c.KeySeals {
+		if len(seal) != keySealSize {
+			faults = append(faults, fmt.Errorf("provider: Config.KeySeals[%d] is not 32 bytes long", i))
+		}
 	}
 	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
 		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))

@@ -82,15 +82,20 @@ func (r *keyRing) learn(ctx context.Context) error {
 	return r.reload(ctx)
 }
 
-// reload makes the ring hold what the store holds.
+// reload makes the ring hold what the store holds. What it knows is taken before the store is read:
+// a key that is made in between is not in what was read, and must stay.
 func (r *keyRing) reload(ctx context.Context) error {
+	known := map[string]bool{}
+	for _, k := range r.all() {
+		known[k.id] = true
+	}
 	stored, err := r.store.Keys(ctx)
 	if err != nil {
 		return fmt.Errorf("provider: load keys: %w", err)
 	}
-	known := map[string]bool{}
-	for _, k := range r.all() {
-		known[k.id] = true
+	if len(r.seals) == 0 && slices.ContainsFunc(stored, isSealed) {
+		// Another process has sealed the store: what this one makes would lie in the clear.
+		return ErrKeySeal
 	}
 	var errs []error
 	for _, k := range stored {

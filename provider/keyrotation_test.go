@@ -1,12 +1,9 @@
 package provider_test
 
 import (
-	"bytes"
-	"crypto/x509"
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +15,6 @@ import (
 	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/providertest"
 	"github.com/qrgrant/qrgrant/storage"
-	"github.com/qrgrant/qrgrant/storage/bolt"
 )
 
 const day = 24 * time.Hour
@@ -161,7 +157,8 @@ func TestKeyRotationReplicas(t *testing.T) {
 func TestKeyConfigFaults(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*provider.Config){
-		"KeySeal is not 32 bytes":               func(c *provider.Config) { c.KeySeal = make([]byte, 16) },
+		"KeySeals[1] is not 32 bytes":           func(c *provider.Config) { c.KeySeals = [][]byte{make([]byte, 32), make([]byte, 16)} },
+		"KeySeals[0] is not 32 bytes":           func(c *provider.Config) { c.KeySeals = [][]byte{{}} },
 		"KeyPublishAhead is not shorter":        func(c *provider.Config) { c.KeyRotation = time.Hour },
 		"provider: Config.KeyRetention is nega": func(c *provider.Config) { c.KeyRetention = -1 },
 	} {
@@ -170,89 +167,5 @@ func TestKeyConfigFaults(t *testing.T) {
 		if _, err := provider.New(t.Context(), c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
-	}
-}
-
-// sealedStore opens a bolt file that several providers of a test use one after the other.
-func sealedStore(t *testing.T) storage.Store {
-	t.Helper()
-	store, err := bolt.Open(filepath.Join(t.TempDir(), "x.db"), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	return store
-}
-
-// Sealed keys do not stand in the store, survive a restart, and open under their seal only.
-func TestKeySeal(t *testing.T) {
-	t.Parallel()
-	store, seal := sealedStore(t), bytes.Repeat([]byte{7}, 32)
-	config := provider.Config{Issuer: "https://id.example", Store: store, KeySeal: seal}
-	open := func(c provider.Config) error {
-		p, err := provider.New(t.Context(), c)
-		if err != nil {
-			return err
-		}
-		return p.Close()
-	}
-	if err := open(config); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := store.Keys(t.Context())
-	if err != nil || len(keys) != 3 {
-		t.Fatalf("%d keys, %v", len(keys), err)
-	}
-	for _, k := range keys {
-		if k.SealedBy == "" || k.Use == storage.KeyServer && len(k.Secret) == 32 {
-			t.Errorf("%v is in the clear", k)
-		}
-		if _, err := x509.ParsePKCS8PrivateKey(k.Secret); err == nil {
-			t.Errorf("%v is in the clear", k)
-		}
-	}
-	if err := open(config); err != nil {
-		t.Errorf("a restart: %v", err)
-	}
-	missing, wrong := config, config
-	missing.KeySeal, wrong.KeySeal = nil, bytes.Repeat([]byte{8}, 32)
-	if err := open(missing); err == nil || !strings.Contains(err.Error(), "KeySeal is missing") {
-		t.Errorf("without the seal: %v", err)
-	}
-	if err := open(wrong); err == nil || !strings.Contains(err.Error(), "under another key") {
-		t.Errorf("with another seal: %v", err)
-	}
-	// Whoever writes to the store cannot make an old key sign again.
-	keys[0].ActiveFrom = keys[0].ActiveSince().Add(time.Hour)
-	if err := store.ReplaceKey(t.Context(), keys[0]); err != nil {
-		t.Fatal(err)
-	}
-	if err := open(config); err == nil || !strings.Contains(err.Error(), "was changed in the store") {
-		t.Errorf("a changed key: %v", err)
-	}
-}
-
-// Keys that were in the clear are sealed by the first start with a seal, and go on.
-func TestKeySealLater(t *testing.T) {
-	t.Parallel()
-	store, seal := sealedStore(t), bytes.Repeat([]byte{7}, 32)
-	plain, log := providertest.NewServer(t, providertest.Options{Store: store}), &logbook{}
-	sealed := providertest.NewServer(t, providertest.Options{
-		Store: store, Logger: log.logger(), Change: func(c *provider.Config) { c.KeySeal = seal },
-	})
-	if diff := cmp.Diff(kids(t, plain), kids(t, sealed)); diff != "" {
-		t.Error(diff)
-	}
-	keys, err := store.Keys(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, k := range keys {
-		if k.SealedBy == "" {
-			t.Errorf("%v is in the clear", k)
-		}
-	}
-	if !strings.Contains(log.text(), "is sealed now") || strings.Contains(log.text(), "in the clear; Config") {
-		t.Errorf("the log: %s", log.text())
 	}
 }

@@ -29,7 +29,7 @@ type keyRing struct {
 	now      func() time.Time
 	random   io.Reader
 	logger   *slog.Logger
-	seal     *keySeal
+	seals    keySeals
 	schedule keySchedule
 	// own is for what the ring does for itself: that serves every request and ends with none.
 	own context.Context //nolint:containedctx // See above.
@@ -71,28 +71,29 @@ const (
 	typLogout  = "logout+jwt"
 )
 
-// openKeys loads the keys, seals those that are in the clear and makes the missing ones.
+// openKeys loads the keys, seals those that are not sealed under the first seal and makes the
+// missing ones.
 func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
-	seal, err := newKeySeal(c.KeySeal)
+	seals, err := newKeySeals(c.KeySeals)
 	if err != nil {
 		return nil, err
 	}
 	ring := &keyRing{
-		store: c.Store, now: c.Now, random: c.Rand, logger: c.Logger, seal: seal, own: detached(ctx),
+		store: c.Store, now: c.Now, random: c.Rand, logger: c.Logger, seals: seals, own: detached(ctx),
 		schedule: keySchedule{
 			rotate: c.KeyRotation, ahead: c.KeyPublishAhead, keep: c.IDTokenLifetime + c.KeyRetention,
 			keepServer: max(qr.KeyRetention, formLifetime, c.SessionIdle),
 		},
 	}
-	if seal == nil {
-		c.Logger.InfoContext(ctx, "keys are kept in the clear; Config.KeySeal seals them")
-	}
-	keys, err := c.Store.Keys(ctx)
+	keys, err := ring.openStored(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("provider: load keys: %w", err)
+		return nil, err
+	}
+	if len(seals) == 0 {
+		c.Logger.InfoContext(ctx, "keys are kept in the clear; Config.KeySeals seals them")
 	}
 	for _, k := range keys {
-		if err := ring.load(*k); err != nil {
+		if err := ring.add(k); err != nil {
 			return nil, err
 		}
 	}
@@ -104,37 +105,15 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 			return nil, err
 		}
 	}
-	if err := ring.sealAll(ctx, keys); err != nil {
-		return nil, err
-	}
 	if !ring.has(jose.RS256) {
 		ring.makeRSA(ctx)
 	}
 	return ring, nil
 }
 
-// sealAll seals what was stored before there was a seal. What has lain in the clear may be in
-// a backup or in a free page of the database: only a rotation makes up for that.
-func (r *keyRing) sealAll(ctx context.Context, keys []*storage.Key) error {
-	if r.seal == nil {
-		return nil
-	}
-	for _, k := range keys {
-		if k.SealedBy != "" {
-			continue
-		}
-		sealed := r.seal.seal(*k)
-		if err := r.store.ReplaceKey(ctx, &sealed); err != nil {
-			return fmt.Errorf("provider: seal key %q: %w", k.ID, err)
-		}
-		r.logger.WarnContext(ctx, "a key that was kept in the clear is sealed now; older backups still have it", "key_id", k.ID)
-	}
-	return nil
-}
-
 // put stores a new key, sealed when there is a seal.
 func (r *keyRing) put(ctx context.Context, k storage.Key) error {
-	sealed := r.seal.seal(k)
+	sealed := r.seals.seal(k)
 	if err := r.store.PutKey(ctx, &sealed); err != nil {
 		return fmt.Errorf("provider: store key: %w", err)
 	}
@@ -143,7 +122,7 @@ func (r *keyRing) put(ctx context.Context, k storage.Key) error {
 
 // load adds a key as it is stored.
 func (r *keyRing) load(stored storage.Key) error {
-	k, err := r.seal.open(stored)
+	k, err := r.seals.open(stored)
 	if err != nil {
 		return err
 	}
@@ -250,9 +229,14 @@ func (r *keyRing) add(k storage.Key) error {
 	return nil
 }
 
+// insert adds a key that the ring does not have: between PutKey and add another may have read it
+// in the store, and no kid may be published twice.
 func (r *keyRing) insert(k *ringKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if slices.ContainsFunc(r.keys, func(known *ringKey) bool { return known.id == k.id }) {
+		return
+	}
 	at, _ := slices.BinarySearchFunc(r.keys, k, compareKeys)
 	r.keys = slices.Insert(slices.Clone(r.keys), at, k)
 }

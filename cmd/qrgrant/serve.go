@@ -66,9 +66,15 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
         held_polls: 100000                # requests held at one time; -1 holds none
         held_polls_per_client: 50000
         cool_down: 5m                     # for a device that was reported
+      app_links:                          # apps that open when a phone's camera scans; none unless given
+        apple: [ABCDE12345.com.example.app]
+        android: [{package: com.example.app, sha256: ["AA:BB:…"]}]
 
     Private keys are sealed in the database under the key in --key-seal-file or in the
     environment variable QRGRANT_KEY_SEAL: 32 bytes in base64, as from openssl rand -base64 32.
+    Several keys, one a line: the first seals, all open. To replace the key, put a new line above
+    it and start again: everything is sealed anew, and the old line can go. A sealed database is
+    opened with its key only; private keys that then turn up in the clear are refused.
 
     SIGTERM and Ctrl-C drain: held polls end, requests under way get 30 seconds.`
 
@@ -117,7 +123,7 @@ func serveVerb() verb {
 			flags.StringVar(&f.adminSocket, "admin-socket", "", "`FILE` of the socket for qrgrant user and client (default the database's name and .sock)")
 			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate chain `FILE` in PEM")
 			flags.StringVar(&f.tlsKey, "tls-key", "", "private key `FILE` in PEM")
-			flags.StringVar(&f.keySeal, "key-seal-file", "", "`FILE` of the key that private keys are sealed under in the database")
+			flags.StringVar(&f.keySeal, "key-seal-file", "", "`FILE` of the keys that private keys are sealed under in the database, one a line:\nthe first seals, all open (default the variable QRGRANT_KEY_SEAL)")
 			return f.run
 		},
 	}
@@ -182,7 +188,7 @@ func (f *serveFlags) settings(e env) (serverSettings, error) {
 	case !isLoopback(f.addr) && len(f.proxies) == 0:
 		return s, usagef("%s is plain HTTP that others can reach; listen on 127.0.0.1, give --tls-cert and --tls-key, or name the TLS proxy in front with --trusted-proxy CIDR", f.addr)
 	}
-	s.keySeal, err = readKeySeal(f.keySeal, e.Getenv)
+	s.keySeals, err = readKeySeals(f.keySeal, e.Getenv)
 	return s, err
 }
 
@@ -216,24 +222,50 @@ func (f *serveFlags) complete(config *configFile) {
 	}
 }
 
-// keySealVariable holds the key seal when no file does.
+// keySealVariable holds the key seals when no file does.
 const keySealVariable = "QRGRANT_KEY_SEAL"
 
-// readKeySeal reads the key that private keys are sealed under; nil when none is given.
-func readKeySeal(file string, getenv func(string) string) ([]byte, error) {
+// sealKeys are the keys that private keys are sealed under, and where they stand.
+type sealKeys struct {
+	keys [][]byte
+	from string
+}
+
+// readKeySeals reads the keys that private keys are sealed under; none when none is given.
+func readKeySeals(file string, getenv func(string) string) (sealKeys, error) {
 	text, from := getenv(keySealVariable), keySealVariable
 	if file != "" {
 		raw, err := os.ReadFile(file)
 		if err != nil {
-			return nil, usagef("--key-seal-file: %v", err)
+			return sealKeys{}, usagef("--key-seal-file: %v", err)
 		}
 		text, from = string(raw), file
 	} else if text == "" {
-		return nil, nil
+		return sealKeys{}, nil
 	}
-	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
-	if err != nil || len(key) != 32 {
-		return nil, usagef("%s must hold 32 bytes in base64; make them with: openssl rand -base64 32", from)
+	seals, line := sealKeys{from: from}, 0
+	for each := range strings.Lines(text) {
+		line++
+		each = strings.TrimSpace(each)
+		if each == "" {
+			continue
+		}
+		key, err := base64.StdEncoding.DecodeString(each)
+		if err != nil || len(key) != 32 {
+			return sealKeys{}, usagef("%s must hold 32 bytes in base64 on each line, and line %d is something else; make a key with: openssl rand -base64 32", from, line)
+		}
+		seals.keys = append(seals.keys, key)
 	}
-	return key, nil
+	if len(seals.keys) == 0 {
+		return sealKeys{}, usagef("%s must hold 32 bytes in base64 and is empty; make a key with: openssl rand -base64 32", from)
+	}
+	return seals, nil
+}
+
+// fault words that none of the keys opens what is sealed in a database.
+func (s sealKeys) fault(db string) error {
+	if len(s.keys) == 0 {
+		return usagef("the private keys in %s are sealed; give the key with --key-seal-file FILE or in %s", db, keySealVariable)
+	}
+	return usagef("the private keys in %s are sealed under a key that %s does not hold; add that key as a further line", db, s.from)
 }

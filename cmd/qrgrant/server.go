@@ -55,10 +55,10 @@ type serverSettings struct {
 	adminSocket string
 	// certificate makes the server speak TLS; nil speaks plain HTTP.
 	certificate *certificate
-	// keySeal is provider.Config.KeySeal.
-	keySeal []byte
-	getenv  func(string) string
-	logger  *slog.Logger
+	// keySeals are provider.Config.KeySeals.
+	keySeals sealKeys
+	getenv   func(string) string
+	logger   *slog.Logger
 }
 
 // server is a provider on a listener, with the store behind it.
@@ -104,21 +104,36 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 	return made, nil
 }
 
-func newServer(ctx context.Context, s serverSettings, listener net.Listener, store storage.Store) (*server, error) {
-	if err := s.config.store(ctx, store, s.getenv); err != nil {
-		return nil, err
-	}
-	found, err := s.config.strangers(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	found.warn(s.logger)
+// openProvider makes the provider and takes the configuration over, in this order: a database whose
+// keys cannot be opened is left as it was.
+func openProvider(ctx context.Context, s serverSettings, store storage.Store) (*provider.Provider, error) {
 	config := provider.Config{
-		Issuer: s.issuer, Store: store,
-		TrustedProxies: s.trustedProxies, QRLimits: s.limits, Logger: s.logger, KeySeal: s.keySeal, BackchannelNetworks: s.backchannelNetworks,
+		Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, BackchannelNetworks: s.backchannelNetworks,
+		QRLimits: s.limits, Logger: s.logger, KeySeals: s.keySeals.keys,
 	}
 	s.config.configure(&config)
 	handler, err := provider.New(ctx, config)
+	switch {
+	case errors.Is(err, provider.ErrKeySeal):
+		return nil, s.keySeals.fault(s.db)
+	case err != nil:
+		return nil, err
+	}
+	if err = s.config.store(ctx, store, s.getenv); err == nil {
+		// The configuration may have ended sign-ins.
+		handler.TellClients()
+		var found strangers
+		found, err = s.config.strangers(ctx, store)
+		found.warn(s.logger)
+	}
+	if err != nil {
+		return nil, errors.Join(err, handler.Close())
+	}
+	return handler, nil
+}
+
+func newServer(ctx context.Context, s serverSettings, listener net.Listener, store storage.Store) (*server, error) {
+	handler, err := openProvider(ctx, s, store)
 	if err != nil {
 		return nil, err
 	}
