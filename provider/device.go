@@ -24,6 +24,7 @@ const (
 type deviceView struct {
 	Action, CSRF       string
 	Logout, LogoutCSRF string
+	Account            string
 	UserCode, Fault    string
 	Name               string
 }
@@ -97,7 +98,7 @@ func (p *Provider) devicePage(w http.ResponseWriter, r *http.Request, b *browser
 		return
 	}
 	p.render(w, r, http.StatusOK, "device", deviceView{
-		Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: logout,
+		Account: p.pathOf(routeAccount), Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: logout,
 		// Cutting must not leave half a character.
 		UserCode: strings.ToValidUTF8(code[:min(len(code), 32)], ""), Fault: fault, Name: user.Login,
 	})

@@ -36,6 +36,7 @@ const (
 	routeSessions      = "sessions"
 	routeRevokeAll     = "sessions_revoke_all"
 	routeSession       = "session"
+	routeAccount       = "account"
 	routeLogout        = "logout"
 	routeHealth        = "healthz"
 	routeReady         = "readyz"
@@ -86,6 +87,7 @@ func (p *Provider) table() []route {
 		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
 		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
 		{routeConsent, "POST", "/consent", p.page(p.consent)},
+		{routeAccount, "GET HEAD POST", "/account", p.page(p.account)},
 		{routeSessions, "GET", pathSessions, p.sessions},
 		{routeRevokeAll, "POST", pathSessions + "/revoke-all", p.revokeAll},
 		{routeSession, "DELETE", pathSessions + "/{sid}", p.revokeSession},
@@ -152,7 +154,7 @@ func (p *Provider) home(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Vary", "Accept")
-	p.render(w, r, http.StatusOK, "home", struct{ Issuer, Device string }{p.config.Issuer, p.pathOf(routeDevice)})
+	p.render(w, r, http.StatusOK, "home", struct{ Issuer, Device, Account string }{p.config.Issuer, p.pathOf(routeDevice), p.pathOf(routeAccount)})
 }
 
 // acceptsHTML reports whether a browser shows the answer as a page: it asks for HTML by name,

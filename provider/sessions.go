@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -54,6 +55,8 @@ type sessionItem struct {
 type sessionClient struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
+	// approver marks a phone app.
+	approver bool
 }
 
 // sessionApproval is the phone's sign-in that approved. Client is nil for one in a browser.
@@ -142,8 +145,8 @@ func (p *Provider) clientNames() clientNamer {
 		case errors.Is(err, fosite.ErrNotFound):
 		case err != nil:
 			return c, err
-		case client.Name != "":
-			c.Name = client.Name
+		default:
+			c.Name, c.approver = cmp.Or(client.Name, id), client.Approver
 		}
 		known[id] = c
 		return c, nil

@@ -189,7 +189,7 @@ func (g *grant) PopulateTokenEndpointResponse(ctx context.Context, r fosite.Acce
 	if err := g.redeem(ctx, r, q, tokens); err != nil {
 		return err
 	}
-	g.server.ended(q)
+	g.server.freed(q)
 	response.SetAccessToken(tokens.access)
 	response.SetTokenType("bearer")
 	response.SetExpiresIn(g.server.config.AccessTokenLifetime)

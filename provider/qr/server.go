@@ -122,8 +122,14 @@ func (s *Server) byUserCode(ctx context.Context, code string) (*storage.QRSessio
 
 // ended frees what the session held in memory.
 func (s *Server) ended(q *storage.QRSession) {
-	s.paces.forget(q.ID)
 	s.claims.drop(q)
+	s.freed(q)
+}
+
+// freed is ended for a redemption whose transaction still runs: until its commit the end of the
+// phone's sign-in must find the claim, and wait for what becomes of it (SignInEnded).
+func (s *Server) freed(q *storage.QRSession) {
+	s.paces.forget(q.ID)
 	if address, err := netip.ParseAddr(q.Address); err == nil {
 		s.release(q, prefix(address))
 	} else {
