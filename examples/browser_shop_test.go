@@ -2,6 +2,7 @@ package examples_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/qrgrant/qrgrant/examples/internal/chromium"
 	"github.com/qrgrant/qrgrant/examples/webapp/relyingparty"
+	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/providertest"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -44,6 +46,7 @@ type shop struct {
 	// app is the application's address; form that of a page which shows what is posted to it.
 	app, form string
 	asked     *record
+	clients   []*storage.Client
 }
 
 // record notes the paths that the relying party's own server asks for.
@@ -70,6 +73,21 @@ func (r *record) has(path string) bool {
 // one whose people may sign in with the phone.
 func openShop(t *testing.T, o providertest.Options, change func(*storage.Client)) *shop {
 	t.Helper()
+	return openShopAt(t, "", o, change)
+}
+
+// openShopAt is openShop for a provider behind something that has the address issuer; empty is
+// its own address.
+func openShopAt(t *testing.T, issuer string, o providertest.Options, change func(*storage.Client)) *shop {
+	t.Helper()
+	if configure := o.Change; issuer != "" {
+		o.Change = func(c *provider.Config) {
+			c.Issuer = issuer
+			if configure != nil {
+				configure(c)
+			}
+		}
+	}
 	app := httptest.NewUnstartedServer(nil)
 	_, port, err := net.SplitHostPort(app.Listener.Addr().String())
 	if err != nil {
@@ -87,7 +105,8 @@ func openShop(t *testing.T, o providertest.Options, change func(*storage.Client)
 		change(client)
 	}
 	o.Clients = append(o.Clients, client)
-	b.Server = providertest.NewServer(t, o)
+	b.Server, b.clients = providertest.NewServer(t, o), o.Clients
+	b.Issuer = cmp.Or(issuer, b.Issuer)
 	// The relying party judges tokens by the real time.
 	b.Clock.Advance(time.Since(b.Clock.Now()))
 
@@ -159,6 +178,16 @@ func (b *shop) telephone() telephone { return telephone{b, b.ApproverToken(b.t.C
 
 func (p telephone) post(path string, body map[string]any) *providertest.Reply {
 	p.t.Helper()
+	reply := p.try(path, body)
+	if reply.Status != http.StatusOK {
+		p.t.Fatalf("%s: %d %s", path, reply.Status, reply.Body)
+	}
+	return reply
+}
+
+// try sends a request that may be refused.
+func (p telephone) try(path string, body map[string]any) *providertest.Reply {
+	p.t.Helper()
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		p.t.Fatal(err)
@@ -169,11 +198,7 @@ func (p telephone) post(path string, body map[string]any) *providertest.Reply {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+p.token)
-	reply := p.Do(p.Client(), req)
-	if reply.Status != http.StatusOK {
-		p.t.Fatalf("%s: %d %s", path, reply.Status, reply.Body)
-	}
-	return reply
+	return p.Do(p.Client(), req)
 }
 
 // scan reads the code off the screen and claims it.
