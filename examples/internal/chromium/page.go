@@ -45,10 +45,14 @@ type Page struct {
 	ctx context.Context
 
 	noScript bool
+	// outer and origin are set for what Frame returns.
+	outer  *Page
+	origin string
 
-	mu       sync.Mutex
-	faults   []string
-	expected []string
+	mu        sync.Mutex
+	faults    []string
+	expected  []string
+	documents []document
 }
 
 // Page opens an empty page that closes with the test.
@@ -91,6 +95,7 @@ func setUp(ctx context.Context, t *chromedp.Target, userAgent string, o PageOpti
 
 // hear keeps what went wrong in the page. With scripts off the log and the issues still tell.
 func (p *Page) hear(event any) {
+	p.hearDocument(event)
 	fault := ""
 	switch e := event.(type) {
 	case *runtime.EventConsoleAPICalled:
@@ -287,7 +292,7 @@ func Eval[T any](p *Page, expression string) T {
 func evaluate[T any](p *Page, expression string) (T, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
-	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise, p.within()))
 }
 
 // do runs a step within the limit.
@@ -334,7 +339,7 @@ func (p *Page) box(selector string) rectangle {
 		}
 		return err
 	})
-	return box
+	return p.moved(box)
 }
 
 func quoted(text string) string {
