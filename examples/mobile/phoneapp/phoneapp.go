@@ -46,7 +46,7 @@ import (
 //go:embed static
 var files embed.FS
 
-// App is the application. All fields are required.
+// App is the application. Issuer, ClientID and URL are required.
 type App struct {
 	// Issuer is the provider, spelt as it spells itself.
 	Issuer string
@@ -54,6 +54,13 @@ type App struct {
 	ClientID string
 	// URL is the application's own origin, without a path; https, or http on loopback.
 	URL string
+	// FrameAncestor is the origin of a page that may put the application into a frame, and then
+	// stands for the phone around it (static/outer.js): it hands over the text of a QR code as
+	// the camera would, and is asked to lead the person through the sign-in, for the provider's
+	// pages never stand in a frame. Whoever is named here can make codes be scanned, not
+	// approved by itself, but a frame can be covered: it is for playgrounds such as
+	// qrgrant dev's. Empty, as it should be elsewhere, allows no page and listens to none.
+	FrameAncestor string
 }
 
 // shell is what is served: the same for everybody.
@@ -111,10 +118,17 @@ func (a *App) shell() (*shell, error) {
 	if a.ClientID == "" {
 		return nil, errors.New("client id: it is empty")
 	}
+	ancestors := "'none'"
+	if a.FrameAncestor != "" {
+		if outer, err := origin(a.FrameAncestor); err != nil || outer != a.FrameAncestor {
+			return nil, errors.New("frame ancestor: it must be https://HOST or http://HOST, without a path or a slash at the end")
+		}
+		ancestors = a.FrameAncestor
+	}
 	s := &shell{}
 	// The worker caches the page too: another provider is another version.
 	hash := sha256.New()
-	fmt.Fprintf(hash, "%q %q %q\n", a.Issuer, a.ClientID, a.URL)
+	fmt.Fprintf(hash, "%q %q %q %q\n", a.Issuer, a.ClientID, a.URL, a.FrameAncestor)
 	var names []string
 	err = fs.WalkDir(files, "static", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -133,14 +147,14 @@ func (a *App) shell() (*shell, error) {
 	s.version = hex.EncodeToString(hash.Sum(nil)[:8])
 	// What Trusted Types let through is the address of the worker, by the policy of app.js.
 	s.policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " + issuer +
-		"; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" +
+		"; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors " + ancestors +
 		"; require-trusted-types-for 'script'; trusted-types worker"
 	page, err := template.ParseFS(files, "static/index.html")
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
-	err = page.Execute(&out, map[string]string{"Issuer": a.Issuer, "ClientID": a.ClientID, "URL": a.URL, "Static": "/static/" + s.version})
+	err = page.Execute(&out, map[string]string{"Issuer": a.Issuer, "ClientID": a.ClientID, "URL": a.URL, "Outer": a.FrameAncestor, "Static": "/static/" + s.version})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import { card } from './card.js';
 import { devices } from './devices.js';
 import { button, el, known, language, say, show, t } from './dom.js';
 import { Fault, metadata, returned, signedIn, signIn, signOut } from './oauth.js';
+import { hear, tell as tellOuter } from './outer.js';
 import { open } from './scanner.js';
 import { forget, keep, kept } from './store.js';
 
@@ -32,10 +33,22 @@ async function start() {
     await failed(fault);
     return;
   }
-  if (!await signedIn()) welcome();
+  const person = await signedIn();
+  tellOuter({ type: 'state', signedIn: Boolean(person) });
+  if (!person) welcome();
   else if (location.pathname === '/devices') await guarded(() => devices());
   else await resume();
 }
+
+// What the page around a framed application says; see outer.js.
+hear({
+  scan: text => guarded(async () => {
+    if (!await refers(text)) throw new Fault('foreign');
+    await claim({ payload: text, entry: 'scanner' });
+  }),
+  // What is in the address is checked when it is read.
+  returned: address => { if (address.startsWith(url + '/?')) location.replace(address); },
+});
 
 // guarded shows what went wrong.
 async function guarded(work) {

@@ -1,4 +1,5 @@
 // Sign-in by code and PKCE (RFC 7636) as a public client, and the tokens.
+import { framed, tell } from './outer.js';
 import { forget, forgetAll, keep, kept } from './store.js';
 
 const { issuer, client, url } = document.documentElement.dataset;
@@ -58,7 +59,9 @@ export async function signIn(extra = {}) {
     response_type: 'code', client_id: client, redirect_uri: redirectURI, scope, state: asked.state, nonce: asked.nonce,
     code_challenge: challenge, code_challenge_method: 'S256', ui_locales: navigator.language, ...extra,
   });
-  location.assign(op.authorization_endpoint + '?' + query);
+  const address = op.authorization_endpoint + '?' + query;
+  if (framed) tell({ type: 'authorize', address });
+  else location.assign(address);
 }
 
 // returned takes the provider's answer out of the address, if there is one.
@@ -164,6 +167,10 @@ export async function signOut() {
   const found = await kept('person');
   await drop();
   if (found?.refresh) await revoke(found.refresh).catch(() => {});
+  if (framed) { // the provider's page is not for frames, and no browser is signed in
+    location.assign('/');
+    return;
+  }
   const { op } = await metadata();
   const query = new URLSearchParams({ client_id: client, post_logout_redirect_uri: redirectURI });
   if (found?.idToken) query.set('id_token_hint', found.idToken);
