@@ -60,7 +60,7 @@ type demoRequest struct {
 
 func runDemo(ctx context.Context, e env, asJSON bool) (err error) {
 	started := time.Now()
-	running, seeded, err := openSeeded(ctx, "127.0.0.1:0", slog.New(slog.DiscardHandler), nil)
+	running, seeded, err := openSeeded(ctx, seeding{addr: "127.0.0.1:0", logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,6 +46,8 @@ type serverSettings struct {
 	trustedProxies []netip.Prefix
 	// backchannelNetworks are the private networks in which clients are told of sign-outs.
 	backchannelNetworks []netip.Prefix
+	// backchannelRoots verify the clients there; nil means the system's.
+	backchannelRoots *x509.CertPool
 	// limits are those of protocol §9; zero fields are the defaults.
 	limits qr.Limits
 	config *configFile
@@ -108,7 +111,7 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 // keys cannot be opened is left as it was.
 func openProvider(ctx context.Context, s serverSettings, store storage.Store) (*provider.Provider, error) {
 	config := provider.Config{
-		Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, BackchannelNetworks: s.backchannelNetworks,
+		Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, BackchannelNetworks: s.backchannelNetworks, BackchannelRoots: s.backchannelRoots,
 		QRLimits: s.limits, Logger: s.logger, KeySeals: s.keySeals.keys,
 	}
 	s.config.configure(&config)

@@ -98,6 +98,12 @@ func readRedirect(q url.Values, issuer, state string) (string, error) {
 	return q.Get("code"), nil
 }
 
+// Browse signs in at an address of the authorization endpoint that somebody else has made, and
+// returns the redirect to the RedirectURI, with the code in it.
+func (p *Approver) Browse(ctx context.Context, address string) (*url.URL, error) {
+	return p.browse(ctx, address)
+}
+
 // browse walks from page to page until the server redirects to the phone's redirect URI.
 func (p *Approver) browse(ctx context.Context, start string) (*url.URL, error) {
 	jar, err := cookiejar.New(nil)
