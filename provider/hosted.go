@@ -34,10 +34,12 @@ type flowView struct {
 	Screen         *qr.Screen
 	Name           string
 	// The pictures, the state as JSON, the page of the frame for browsers without script.
-	PNG, SVG, State, Frame string
-	Continue, NotMe, New   string
-	Script                 string
-	Issuer, Device         string
+	PNG, SVG, State, Events, Frame string
+	Continue, NotMe, New           string
+	// Script keeps the page fresh; where it does not run, Fallback shows the frame.
+	Script, Fallback string
+	// Device is where a code is typed, and DeviceShown how that is written down.
+	Device, DeviceShown string
 	// Refresh is when a page without script looks again, in seconds; zero never.
 	Refresh int
 }
@@ -175,11 +177,13 @@ func (p *Provider) viewFlow(ctx context.Context, b *browser, flow qr.Flow, scree
 	}
 	query := "?" + url.Values{"flow": {flow.ID}}.Encode()
 	v := &flowView{
-		ID: flow.ID, CSRF: token, Next: next, Screen: screen, Issuer: p.config.Issuer, Device: p.urlOf(routeDevice),
-		PNG: p.pathOf(routeQRPNG) + query, SVG: p.pathOf(routeQRSVG) + query, State: p.pathOf(routeQRState) + query,
+		ID: flow.ID, CSRF: token, Next: next, Screen: screen, Device: p.urlOf(routeDevice),
+		// Browsers complete it themselves.
+		DeviceShown: strings.TrimPrefix(p.urlOf(routeDevice), "https://"),
+		PNG:         p.pathOf(routeQRPNG) + query, SVG: p.pathOf(routeQRSVG) + query, State: p.pathOf(routeQRState) + query, Events: p.pathOf(routeQREvents) + query,
 		Frame:    p.pathOf(routeQRFrame) + "?" + url.Values{"flow": {flow.ID}, "next": {next}}.Encode(),
 		Continue: p.pathOf(routeQRContinue), NotMe: p.pathOf(routeQRNotMe), New: p.pathOf(routeQRNew),
-		Script: p.pathOf(routeSignInScript), Refresh: refreshAfter(screen),
+		Script: p.pathOf(routeSignInScript), Fallback: p.pathOf(routeFrameScript), Refresh: refreshAfter(screen),
 	}
 	if v.Name, err = p.shownName(ctx, screen.Subject); err != nil {
 		return nil, err

@@ -1,11 +1,9 @@
 package provider
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider/qr"
@@ -150,24 +148,4 @@ func (p *Provider) qrFrame(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.renderUnder(w, r, http.StatusOK, "qrframe", view, framedPolicy+"; form-action 'self' "+formTarget(req.redirect))
-}
-
-// staticETag tells the versions of our static files apart.
-func staticETag(body []byte) string {
-	sum := sha256.Sum256(body)
-	return fmt.Sprintf(`"%x"`, sum[:8])
-}
-
-// signInScript is GET /static/signin.js.
-func (p *Provider) signInScript(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Content-Type", "text/javascript; charset=utf-8")
-	h.Set("Cache-Control", "public, max-age=300")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", staticETag(p.pages.signIn))
-	if strings.Contains(r.Header.Get("If-None-Match"), h.Get("ETag")) {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	_, _ = w.Write(p.pages.signIn)
 }

@@ -23,9 +23,7 @@ type pages struct {
 	// byLanguage holds every page by the language and its name.
 	byLanguage map[string]map[string]*template.Template
 	texts      map[string]texts
-	style      []byte
-	submit     []byte
-	signIn     []byte
+	static     map[string]*staticFile
 }
 
 // loadPages parses every page at the start, so that a broken override is a start fault and
@@ -42,13 +40,7 @@ func loadPages(override fs.FS) (*pages, error) {
 			return nil, err
 		}
 	}
-	if p.style, err = templateFile(override, "style.css"); err != nil {
-		return nil, err
-	}
-	if p.submit, err = templateFile(override, "submit.js"); err != nil {
-		return nil, err
-	}
-	p.signIn, err = templateFile(override, "signin.js")
+	p.static, err = loadStatic(override)
 	return p, err
 }
 

@@ -42,6 +42,9 @@ const (
 	routeReady         = "readyz"
 	routeStyle         = "style"
 	routeSignInScript  = "signin_script"
+	routeFrameScript   = "frame_script"
+	routeModule        = "module"
+	routeQScript       = "q_script"
 	routeQRState       = "login_qr_state"
 	routeQREvents      = "login_qr_events"
 	routeQRPNG         = "login_qr_png"
@@ -100,9 +103,12 @@ func (p *Provider) table() []route {
 		{routeQRConfig, "GET HEAD", "/.well-known/qr-configuration", p.qr.Configuration},
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
-		{routeSignInScript, "GET HEAD", "/static/signin.js", p.signInScript},
-		{routeStyle, "GET HEAD", "/static/style.css", p.style},
-		{routeSubmit, "GET HEAD", "/static/submit.js", p.submitScript},
+		{routeSignInScript, "GET HEAD", "/static/signin.js", p.static},
+		{routeModule, "GET HEAD", "/static/qrgrant.js", p.static},
+		{routeFrameScript, "GET HEAD", "/static/frame.js", p.static},
+		{routeQScript, "GET HEAD", "/static/q.js", p.static},
+		{routeStyle, "GET HEAD", "/static/style.css", p.static},
+		{routeSubmit, "GET HEAD", "/static/submit.js", p.static},
 		{routeHome, "GET HEAD", "/", p.home},
 	}
 }
@@ -205,21 +211,4 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusMethodNotAllowed, map[string]string{
 		"error": "invalid_request", "error_description": "The method is not allowed here.",
 	})
-}
-
-// style serves the one style sheet; an override of the templates is honoured.
-func (p *Provider) style(w http.ResponseWriter, _ *http.Request) {
-	writeStatic(w, "text/css; charset=utf-8", p.pages.style)
-}
-
-// submitScript serves the script that sends the only form of a page.
-func (p *Provider) submitScript(w http.ResponseWriter, _ *http.Request) {
-	writeStatic(w, "text/javascript; charset=utf-8", p.pages.submit)
-}
-
-func writeStatic(w http.ResponseWriter, media string, body []byte) {
-	w.Header().Set("Content-Type", media)
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(body)
 }

@@ -3,8 +3,8 @@
  *
  * A module without dependencies, for the provider's own sign-in page and for pages of relying parties that show
  * a QR code of their own (the direct door). It chooses how to wait: server-sent events first, WebSocket where
- * asked for, long polls where a proxy in between holds streams back; it recovers from cuts, lets go when the
- * page is left, and comes back with it.
+ * asked for, long polls where something in between holds streams back; it recovers from cuts, lets go when the
+ * page is left or hidden for long, and comes back with it.
  *
  *   import { signIn } from 'https://login.example/static/qrgrant.js';
  *
@@ -15,7 +15,8 @@
  *   for (const end of ['denied', 'expired', 'cancelled', 'replaced', 'failed']) login.addEventListener(end, stop);
  *
  * The origin of the page must be that of one of the client's redirect URIs. The client must be public: a secret
- * in a page is none.
+ * in a page is none. A page with a content security policy needs the issuer in script-src and connect-src, and
+ * data: in img-src.
  *
  * Events, each a CustomEvent whose detail is the message of the server:
  *
@@ -31,15 +32,30 @@
  */
 
 const ends = ['denied', 'expired', 'cancelled', 'replaced', 'redeemed', 'failed', 'tokens'];
-// The server sends a comment at once and every 15 s: what stays silent for longer is held back or dead.
+// The server writes at once and then every 15 s: what stays silent for longer is held back or dead.
 const firstByteMillis = 4000;
 const silenceMillis = 40000;
 // A hidden page gives its connection back: browsers allow six to a host.
 const hiddenMillis = 60000;
-const longestPauseMillis = 30000;
+// A stream that ends sooner than this was cut by something that cannot bear it.
+const shortMillis = 5000;
+const longestPauseSeconds = 30;
 
-/** The way is of no use here: go on with the next one. */
-class Unusable extends Error {}
+/** The way is of no use here; certain when the server itself said so. */
+class Unusable extends Error {
+  constructor(message, certain) {
+    super(message);
+    this.certain = certain;
+  }
+}
+
+/** The server cannot answer now. */
+class Later extends Error {
+  constructor(answer) {
+    super(`status ${answer.status}`);
+    this.after = Number(answer.headers.get('Retry-After')) || null;
+  }
+}
 
 /** What was answered ends the sign-in. */
 class Fatal extends Error {
@@ -54,9 +70,11 @@ export class Watcher extends EventTarget {
   #door;
   #ways;
   #way = 0;
-  #shortLived = 0;
+  #worked = new Set();
+  #connected = '';
   #last = { type: '', qr_seq: 0, payload: '' };
   #run = null;
+  #started = false;
   #ended = false;
   #hidden = 0;
 
@@ -65,14 +83,19 @@ export class Watcher extends EventTarget {
     super();
     this.#door = door;
     this.#ways = ways;
-    addEventListener('pagehide', this.#pause);
-    addEventListener('pageshow', this.#resume);
-    document.addEventListener('visibilitychange', this.#visibility);
   }
 
-  /** start begins to wait. Listen before. */
-  start() {
+  /** start begins to wait; first is a message to begin with. Listen before. */
+  start(first) {
+    if (this.#started || this.#ended) return this;
+    this.#started = true;
+    addEventListener('pagehide', this.#pause);
+    addEventListener('pageshow', this.#resume);
+    addEventListener('online', this.#again);
+    document.addEventListener('visibilitychange', this.#visibility);
+    if (first) this.#tell(first);
     this.#resume();
+    this.#visibility();
     return this;
   }
 
@@ -82,6 +105,7 @@ export class Watcher extends EventTarget {
     this.#pause();
     removeEventListener('pagehide', this.#pause);
     removeEventListener('pageshow', this.#resume);
+    removeEventListener('online', this.#again);
     document.removeEventListener('visibilitychange', this.#visibility);
     clearTimeout(this.#hidden);
   }
@@ -97,6 +121,12 @@ export class Watcher extends EventTarget {
     this.#wait(this.#run.signal);
   };
 
+  #again = () => {
+    if (!this.#run) return;
+    this.#pause();
+    this.#resume();
+  };
+
   #visibility = () => {
     clearTimeout(this.#hidden);
     if (document.hidden) this.#hidden = setTimeout(this.#pause, hiddenMillis);
@@ -104,54 +134,60 @@ export class Watcher extends EventTarget {
   };
 
   async #wait(signal) {
-    let failures = 0;
+    let failures = 0; // in a row, since something was heard
+    let short = 0; // streams in a row that were soon cut
     while (!signal.aborted) {
       const transport = this.#ways[this.#way];
       const begun = Date.now();
       let heard = false;
-      let pause = 0;
+      let pause = null; // in seconds, as the server wants it
       try {
-        for await (const message of this.#door[transport](signal, this.#last.qr_seq)) {
-          if (!heard) this.#connection(transport, true);
+        for await (const message of this.#door[transport](signal, { seq: this.#last.qr_seq, hold: failures === 0 })) {
+          if (signal.aborted) return;
           heard = true;
           failures = 0;
-          if (message.pause !== undefined) pause = message.pause * 1000;
-          if (message.type === 'reconnect') pause = message.after * 1000;
+          this.#worked.add(transport);
+          this.#connection(transport, true);
+          if (message.pause !== undefined) pause = message.pause;
+          if (message.type === 'reconnect') pause = message.after;
           else if (message.type) this.#tell(message);
           if (this.#ended) return;
         }
-        this.#lived(transport, begun);
       } catch (error) {
         if (signal.aborted) return;
         if (error instanceof Fatal) {
           this.#tell({ type: 'failed', error: error.error, error_description: error.message });
           return;
         }
-        if (error instanceof Unusable && this.#next()) continue;
-        this.#lived(transport, begun);
-        // A cut is mended at once, and after that with more and more patience.
-        pause = failures === 0 ? 0 : Math.min(longestPauseMillis, 500 * 2 ** failures);
-        failures++;
-        if (failures > 1) this.#connection(transport, false);
+        const left = error instanceof Unusable && (error.certain || !this.#worked.has(transport));
+        if (left && this.#way + 1 < this.#ways.length) {
+          this.#way++;
+          continue;
+        }
+        if (error instanceof Later) pause = error.after;
       }
-      if (pause > 0) await sleep(pause * (0.8 + Math.random() * 0.4), signal);
+      if (pause === null) {
+        // Cut. The first time that is mended at once, and then with more and more patience. What is
+        // cut again and again, or does not come about, is given up for the next way.
+        failures++;
+        if (heard) short = Date.now() - begun < shortMillis ? short + 1 : 0;
+        if (failures > 1) this.#connection(transport, false);
+        const patience = Math.max(failures, short);
+        pause = patience < 2 ? 0 : Math.min(longestPauseSeconds, 2 ** (patience - 2));
+        if (patience >= 3) {
+          this.#way = (this.#way + 1) % this.#ways.length;
+          short = 0;
+        }
+      }
+      // Not all at once when a server comes back.
+      if (pause > 0) await sleep(1000 * pause * (1 + Math.random() / 4), signal);
     }
   }
 
-  // Streams that are cut again and again right away are worse than polls.
-  #lived(transport, begun) {
-    this.#shortLived = Date.now() - begun < 5000 ? this.#shortLived + 1 : 0;
-    if (transport !== 'poll' && this.#shortLived >= 3) this.#next();
-  }
-
-  #next() {
-    if (this.#way + 1 >= this.#ways.length) return false;
-    this.#way++;
-    this.#shortLived = 0;
-    return true;
-  }
-
   #connection(transport, live) {
+    const now = `${transport} ${live}`;
+    if (now === this.#connected) return;
+    this.#connected = now;
     this.dispatchEvent(new CustomEvent('connection', { detail: { transport, live } }));
   }
 
@@ -160,8 +196,9 @@ export class Watcher extends EventTarget {
     const payload = message.qr ? message.qr.payload : '';
     const seq = message.qr_seq || this.#last.qr_seq;
     if (seq < this.#last.qr_seq) return;
-    if (message.type === this.#last.type && seq === this.#last.qr_seq && payload === this.#last.payload) return;
+    const same = message.type === this.#last.type && payload === this.#last.payload;
     this.#last = { type: message.type, qr_seq: seq, payload };
+    if (same) return;
     if (ends.includes(message.type)) this.close();
     this.dispatchEvent(new CustomEvent(message.type, { detail: message }));
   }
@@ -175,15 +212,17 @@ export function hosted({ events, state, ways = ['sse', 'poll'] }) {
   const here = { credentials: 'same-origin', cache: 'no-store' };
   return new Watcher({
     sse: (signal) => readEvents(signal, (s) => fetch(events, { ...here, headers: { Accept: 'text/event-stream' }, signal: s })),
-    async *poll(signal, seq) {
-      const answer = await limited(signal, (s) => fetch(`${state}&qr_seq=${seq || ''}`, { ...here, headers: { Prefer: 'wait=25' }, signal: s }));
+    async *poll(signal, { seq, hold }) {
+      // Held only for news: what is not known yet, or perhaps missed, is asked for without waiting.
+      const wait = hold && seq > 0;
+      const headers = wait ? { Prefer: 'wait=25' } : {};
+      const { answer, body } = await ask(signal, (s) => fetch(`${state}&qr_seq=${seq || ''}`, { ...here, headers, signal: s }));
       if (answer.status === 404) {
         yield { type: 'expired' };
         return;
       }
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      const body = await answer.json();
-      yield { ...body, type: typeOf(body.qr_status), pause: held(answer) || body.qr_seq !== seq ? 0 : 5 };
+      if (!answer.ok) throw new Later(answer);
+      yield { ...body, type: typeOf(body.qr_status), pause: !wait || held(answer) || body.qr_seq !== seq ? 0 : 5 };
     },
   }, ways);
 }
@@ -211,24 +250,29 @@ export async function signIn(options) {
   const opened = await readJSON(await post(metadata.device_authorization_endpoint, asked));
   const device = { client_id: clientId, device_code: opened.device_code };
   let interval = opened.interval;
+  let due = 0; // when the next poll may be sent
 
-  // One poll of the token endpoint as a message; with wait it may be held.
+  // One poll of the token endpoint as a message; with wait it may be held, and whatever was held
+  // to its end may be followed at once. What was cut is a poll like any other.
   async function poll(signal, seq, wait) {
+    await sleep(due - Date.now(), signal);
     const form = { ...device, grant_type: 'urn:qrgrant:params:oauth:grant-type:qr_code', code_verifier: verifier };
     if (wait && seq) form.qr_seq = seq;
-    const answer = await limited(signal, (s) => post(metadata.token_endpoint, form, { headers: wait ? { Prefer: 'wait=25' } : {}, signal: s }));
-    const body = await answer.json();
+    const headers = wait ? { Prefer: 'wait=25' } : {};
+    due = Date.now() + 1000 * interval;
+    const { answer, body } = await ask(signal, (s) => post(metadata.token_endpoint, form, { headers, signal: s }));
     if (answer.ok) return { ...body, type: 'tokens' };
     switch (body.error) {
       case 'slow_down':
         interval += 5;
       // falls through
       case 'authorization_pending':
-        return { ...body, type: typeOf(body.qr_status), pause: held(answer) ? 0 : interval };
+        due = held(answer) ? 0 : Date.now() + 1000 * interval;
+        return { ...body, type: typeOf(body.qr_status), pause: 0 };
       case 'access_denied': return { type: 'denied' };
       case 'expired_token': return { type: 'expired' };
     }
-    if (answer.status === 429 || answer.status >= 500) throw new Error(`status ${answer.status}`);
+    if (answer.status === 429 || answer.status >= 500 || !body.error) throw new Later(answer);
     throw new Fatal(body.error, body.error_description);
   }
 
@@ -236,22 +280,17 @@ export async function signIn(options) {
   async function* fetched(signal, messages) {
     for await (const message of messages) {
       yield message;
-      while (message.type === 'approved') {
-        const answer = await poll(signal, 0, false);
-        yield answer;
-        if (ends.includes(answer.type)) return;
-        await sleep(answer.pause * 1000, signal);
-      }
+      while (message.type === 'approved') yield await poll(signal, 0, false);
     }
   }
 
   const watcher = new Watcher({
     sse: (signal) => fetched(signal, readEvents(signal, (s) => post(qr.events_endpoint, device, { headers: { Accept: 'text/event-stream' }, signal: s }))),
     ws: (signal) => fetched(signal, readSocket(signal, qr.websocket_endpoint, device)),
-    async *poll(signal, seq) {
+    async *poll(signal, { seq }) {
       yield await poll(signal, seq, true);
     },
-  }, ways);
+  }, ways.filter((way) => way === 'poll' || (way === 'sse' ? qr.events_endpoint : qr.websocket_endpoint)));
   /** cancel ends the sign-in: nobody can approve it any more. */
   watcher.cancel = async () => {
     watcher.close();
@@ -260,12 +299,7 @@ export async function signIn(options) {
   /** code is what a person without a camera types at which address. */
   watcher.code = () => ({ userCode: opened.user_code, verificationURI: opened.verification_uri, expiresIn: opened.expires_in });
   // The caller listens first.
-  queueMicrotask(() => {
-    setTimeout(() => {
-      watcher.dispatchEvent(new CustomEvent('qr', { detail: { type: 'qr', qr: opened.qr, expires_in: opened.expires_in } }));
-      watcher.start();
-    });
-  });
+  setTimeout(() => watcher.start({ type: 'qr', qr: opened.qr, expires_in: opened.expires_in }));
   return watcher;
 }
 
@@ -275,6 +309,10 @@ function held(answer) { return answer.headers.has('Preference-Applied'); }
 
 function sleep(millis, signal) {
   return new Promise((resolve) => {
+    if (millis <= 0) {
+      resolve();
+      return;
+    }
     const timer = setTimeout(done, millis);
     function done() {
       clearTimeout(timer);
@@ -282,11 +320,32 @@ function sleep(millis, signal) {
       resolve();
     }
     signal.addEventListener('abort', done);
+    if (signal.aborted) done();
   });
 }
 
-// limited gives a request up that takes longer than any answer may.
-function limited(signal, request) { return request(AbortSignal.any([signal, AbortSignal.timeout(silenceMillis)])); }
+// within gives a controller whose signal ends with the given one too. Browsers of 2022 have no AbortSignal.any.
+function within(signal) {
+  const own = new AbortController();
+  const end = () => own.abort();
+  if (signal.aborted) end();
+  signal.addEventListener('abort', end);
+  own.signal.addEventListener('abort', () => signal.removeEventListener('abort', end));
+  return own;
+}
+
+// ask reads an answer to its end, and gives a request up that takes longer than any may.
+async function ask(signal, request) {
+  const limit = within(signal);
+  const timer = setTimeout(() => limit.abort(), silenceMillis);
+  try {
+    const answer = await request(limit.signal);
+    return { answer, body: await answer.json() };
+  } finally {
+    clearTimeout(timer);
+    limit.abort();
+  }
+}
 
 async function readJSON(answer) {
   const body = await answer.json();
@@ -296,26 +355,31 @@ async function readJSON(answer) {
 
 // readEvents reads a stream of server-sent events, comments as messages without a type.
 async function* readEvents(signal, request) {
-  const cut = new AbortController();
-  let timer = setTimeout(() => cut.abort(), firstByteMillis);
+  const cut = within(signal);
+  let silent = false;
+  const hush = () => {
+    silent = true;
+    cut.abort();
+  };
+  let timer = setTimeout(hush, firstByteMillis);
   let first = true;
-  let reader;
   try {
-    const answer = await request(AbortSignal.any([signal, cut.signal]));
-    if (answer.status === 429 || answer.status >= 500) throw new Error(`status ${answer.status}`);
+    const answer = await request(cut.signal);
+    if (answer.status >= 500 && answer.status !== 501) throw new Later(answer);
     if (!answer.ok || !(answer.headers.get('Content-Type') || '').startsWith('text/event-stream')) {
       // The poll says why, in the words of the protocol.
-      throw new Unusable(`status ${answer.status}`);
+      throw new Unusable(`status ${answer.status}`, true);
     }
-    reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = answer.body.getReader();
+    const decoder = new TextDecoder();
     let text = '';
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
       first = false;
       clearTimeout(timer);
-      timer = setTimeout(() => cut.abort(), silenceMillis);
-      text += value.replaceAll('\r\n', '\n');
+      timer = setTimeout(hush, silenceMillis);
+      text = (text + decoder.decode(value, { stream: true })).replaceAll('\r\n', '\n');
       const blocks = text.split('\n\n');
       text = blocks.pop();
       for (const block of blocks) {
@@ -325,12 +389,11 @@ async function* readEvents(signal, request) {
     }
   } catch (error) {
     // Nothing came although the server writes at once: something in between keeps it.
-    if (first && cut.signal.aborted) throw new Unusable('the stream is held back');
+    if (first && silent) throw new Unusable('the stream is held back', true);
     throw error;
   } finally {
     clearTimeout(timer);
     cut.abort();
-    if (reader) reader.cancel().catch(() => {});
   }
 }
 
@@ -339,32 +402,41 @@ async function* readSocket(signal, url, credentials) {
   const socket = new WebSocket(url);
   const queue = [];
   let wake = () => {};
-  let open = false;
-  let over = false;
+  let heard = false;
+  let over = signal.aborted;
+  let code = 0;
   const finish = () => {
     over = true;
     wake();
   };
+  let timer = setTimeout(finish, firstByteMillis);
   socket.onopen = () => socket.send(JSON.stringify(credentials));
   socket.onmessage = (event) => {
-    open = true;
+    heard = true;
+    // The server's pings are not seen here: a socket that says nothing for long is opened again.
+    clearTimeout(timer);
+    timer = setTimeout(finish, silenceMillis);
     queue.push(JSON.parse(event.data));
     wake();
   };
-  socket.onclose = finish;
-  socket.onerror = finish;
+  socket.onclose = (event) => {
+    code = event.code;
+    finish();
+  };
   signal.addEventListener('abort', finish);
-  const timer = setTimeout(() => { if (!open) finish(); }, firstByteMillis);
   try {
     for (;;) {
       while (queue.length > 0) yield queue.shift();
       if (over) break;
       await new Promise((resolve) => { wake = resolve; });
     }
-    if (!open && !signal.aborted) throw new Unusable('no WebSocket');
+    // Refused, or a limit is reached: the poll says why.
+    if (code === 1008 || code === 1013 || code >= 4000) throw new Unusable(`closed with ${code}`, true);
+    if (!heard && !signal.aborted) throw new Unusable('no WebSocket', false);
   } finally {
     clearTimeout(timer);
     signal.removeEventListener('abort', finish);
+    socket.onclose = null;
     socket.close();
   }
 }
