@@ -33,8 +33,9 @@ func (p *Provider) endOther(ctx context.Context, s *storage.Session, b *browser)
 }
 
 // endChain ends a sign-in and those of the same person that it took the place of, also where one
-// between them has ended before.
+// between them has ended before. A browser that hangs up does not leave half of them.
 func (p *Provider) endChain(ctx context.Context, s *storage.Session) error {
+	ctx = context.WithoutCancel(ctx)
 	var errs []error
 	seen := make(map[string]bool)
 	for len(seen) < longestChain {

@@ -74,8 +74,10 @@ func (p *Provider) madeFor(ctx context.Context, sid, clientID string) (bool, err
 }
 
 // endSignIn revokes a family and, when sid is not empty, ends that sign-in with every token
-// of it. The tokens go first: if the second write fails, nothing lives that should not.
+// of it. The tokens go first: if the second write fails, nothing lives that should not. Whoever
+// asked may have gone meanwhile: what has begun goes on to its end, clients included.
 func (p *Provider) endSignIn(ctx context.Context, requestID, sid string) error {
+	ctx = context.WithoutCancel(ctx)
 	now := p.config.Now()
 	var errs []error
 	if requestID != "" {
