@@ -81,7 +81,7 @@ func (f *front) serve(conn net.Conn) {
 	if backend == "" {
 		return
 	}
-	behind, err := (&net.Dialer{}).Dial("tcp", backend) //nolint:noctx // it ends with the connection
+	behind, err := (&net.Dialer{}).Dial("tcp", backend)
 	if err != nil {
 		return
 	}

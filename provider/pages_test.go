@@ -74,7 +74,7 @@ func (g *gallery) keep(name string, status int, page *providertest.Reply) {
 	for _, replace := range [][2]string{
 		{regexp.QuoteMeta(strings.TrimPrefix(g.Issuer, "https://")), "op.example"},
 		{regexp.QuoteMeta(url.QueryEscape(strings.TrimPrefix(g.Issuer, "https://"))), "op.example"},
-		{`(name="(?:csrf|card|flow|code)" value=")[^"]+`, "${1}RANDOM"},
+		{`(name="(?:csrf|card|flow|code|target)" value=")[^"]+`, "${1}RANDOM"},
 		{`(code_challenge(?:=|%3D|%3d))[\w-]+`, "${1}RANDOM"},
 		{`(\bflow(?:=|%3D|%3d))[\w-]+`, "${1}RANDOM"},
 		{`\b[BCDFGHJ-NP-TV-XZ]{4}-[BCDFGHJ-NP-TV-XZ]{4}\b`, "WDJB-MJHT"},
@@ -111,6 +111,7 @@ func TestPages(t *testing.T) {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			g := &gallery{Server: newShop(t, providertest.Options{}), t: t, language: language}
+			g.account() // while there is one sign-in
 			g.signIn()
 			g.consent()
 			g.device()
@@ -127,6 +128,14 @@ func TestPages(t *testing.T) {
 			}
 		})
 	}
+}
+
+func (g *gallery) account() {
+	g.t.Helper()
+	browser := g.browser()
+	g.keep("signin-account", http.StatusOK, g.get(browser, "/account"))
+	g.SignIn(g.t.Context(), browser, g.get(browser, "/account"))
+	g.keep("account", http.StatusOK, g.get(browser, "/account"))
 }
 
 func (g *gallery) signIn() {
