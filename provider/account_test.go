@@ -200,6 +200,34 @@ func TestAccountInThePhonesBrowser(t *testing.T) {
 	}
 }
 
+// A sign-in that took the place of this one was made with this browser's cookies: whoever ends it
+// ends both, and is told.
+func TestAccountEndsWhatTookItsPlace(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{Change: roomy})
+	browser, copied := s.Browser(), s.Browser()
+	own := s.SignedIn(t.Context(), browser, "web", "openid")
+	issuer, err := url.Parse(s.Issuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied.Jar.SetCookies(issuer, browser.Jar.Cookies(issuer))
+	s.Clock.Advance(time.Second)
+	verifier, challenge := providertest.Verifier()
+	query := providertest.AuthorizeQuery("thirdparty", "openid", challenge)
+	query.Set("prompt", "login")
+	later := tokensOf(t, s.Redeem(t.Context(), "thirdparty", s.Code(t.Context(), copied, query), verifier))
+	form := formOf(entry(t, accountPage(t, s, browser), "sign-ins", "A program"))
+	reply := s.Post(t.Context(), browser, "/account", form)
+	if reply.Status != http.StatusSeeOther || reply.Header.Get("Location") != "/logout" {
+		t.Fatalf("%d %v %s", reply.Status, reply.Header, reply.Body)
+	}
+	if page := s.Get(t.Context(), browser, "/logout"); !strings.Contains(page.Body, "You are signed out") {
+		t.Errorf("%s", page.Body)
+	}
+	alive(t, s, false, map[string]string{"this one": own.AccessToken, "what took its place": later.AccessToken})
+}
+
 func TestAccountEndsAllOthers(t *testing.T) {
 	t.Parallel()
 	s := providertest.NewServer(t, providertest.Options{Change: roomy})
