@@ -142,8 +142,7 @@ func TestBrowserModuleEnds(t *testing.T) {
 		want []string
 	}{
 		"denied": {func(_ *shop, phone telephone, p *chromium.Page) { phone.decide(phone.scan(p), "deny", "") }, []string{"qr", "scanned", "denied"}},
-		"denied after all": {func(_ *shop, phone telephone, p *chromium.Page) {
-			// Between the approval and its poll there is no time; the page is kept from asking.
+		"denied while away": {func(_ *shop, phone telephone, p *chromium.Page) {
 			chromium.Eval[bool](p, "dispatchEvent(new PageTransitionEvent('pagehide'))")
 			scan := phone.scan(p)
 			phone.decide(scan, "deny", "")

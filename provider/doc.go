@@ -48,9 +48,10 @@
 //
 //  1. proceed needs a sign-in: login.go shows the password form, and hosted.go beside it a QR
 //     code where the client's policy allows one, in a session bound to a cookie of its own.
-//  2. hostedstate.go tells the page how the session stands, as JSON for signin.js, or as a
-//     frame that looks again by itself, which leaves a half-typed password alone. Pictures are
-//     drawn for the moment. Nothing there changes anything.
+//  2. The page's module (static.go) is told how the session stands: hostedevents.go streams it,
+//     hostedstate.go answers polls, and for pages without script shows a frame that looks again
+//     by itself, which leaves a half-typed password alone. Pictures are drawn for the moment.
+//     Nothing there changes anything.
 //  3. The phone scans and decides as above; the page then names the person who approved.
 //  4. hostedcontinue.go: only the button redeems. It makes the browser's new sign-in, marked
 //     QR-born, in one transaction and goes on to grantCode. "Not me" ends it instead.
