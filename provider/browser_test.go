@@ -260,15 +260,6 @@ func TestPagesAreFramedByNobody(t *testing.T) {
 	}
 }
 
-func TestQPageIsInert(t *testing.T) {
-	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{})
-	reply := s.Get(t.Context(), s.Browser(), "/Q")
-	if reply.Status != http.StatusOK || strings.Contains(reply.Body, "<script") || reply.Header.Get("Set-Cookie") != "" {
-		t.Errorf("%d %s", reply.Status, reply.Body)
-	}
-}
-
 func TestPassword(t *testing.T) {
 	t.Parallel()
 	hash, err := provider.HashPassword("a password")

@@ -69,6 +69,8 @@ type Config struct {
 	KeyRotation     time.Duration
 	KeyPublishAhead time.Duration
 	KeyRetention    time.Duration
+	// AppLinks are the apps that open in place of /Q; none serves no files for them.
+	AppLinks AppLinks
 	// Now, After and Rand are the clock, its timers and the source of secrets; nil means
 	// time.Now, time.After and crypto/rand.
 	Now   func() time.Time
@@ -92,6 +94,7 @@ func (c *Config) validate() error {
 			faults = append(faults, fmt.Errorf("provider: Config.KeySeals[%d] is not 32 bytes long", i))
 		}
 	}
+	faults = append(faults, c.AppLinks.validate()...)
 	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
 		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))
 	}

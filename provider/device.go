@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,8 @@ import (
 const (
 	purposeClaim  = "device-claim"
 	purposeDecide = "device-decide"
+	// longestUserCode is how much is carried of what a person typed or a link said.
+	longestUserCode = 32
 )
 
 // deviceView is the page that takes a user code.
@@ -36,9 +39,17 @@ type cardView struct {
 	Context                   qr.Context
 	About                     clientView
 	Verified, Where, Asked    string
-	Consequence               string
+	Known, Consequence        string
+	Scopes                    []scopeTick
 	Warnings                  []string
 	AskCheckCode, AskUserCode bool
+}
+
+// scopeTick is a scope on the card; the person may leave it out unless it is Always. Each has a
+// field of its own, because a form that says anything twice is refused.
+type scopeTick struct {
+	Field, Text    string
+	Ticked, Always bool
 }
 
 // resultView is the page at the end.
@@ -70,14 +81,35 @@ func (p *Provider) device(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Provider) deviceSignIn(w http.ResponseWriter, r *http.Request, b *browser) {
-	v := signInView{Next: p.pathOf(routeDevice)}
-	if code := r.FormValue("user_code"); code != "" && len(code) <= 32 {
-		v.Next += "?" + url.Values{"user_code": {code}}.Encode()
+	next := p.pathOf(routeDevice)
+	if code := r.FormValue("user_code"); code != "" && len(code) <= longestUserCode {
+		next += "?" + url.Values{"user_code": {code}}.Encode()
 	}
+	p.approverSignIn(w, r, b, next)
+}
+
+// approverSignIn asks for a sign-in that may approve, and says why the one there is may not.
+func (p *Provider) approverSignIn(w http.ResponseWriter, r *http.Request, b *browser, next string) {
+	v := signInView{Next: next}
 	if b.session != nil {
 		v.Notice = "You are signed in here by another device. To connect devices, sign in with your password."
 	}
 	p.signInPage(w, r, b, v)
+}
+
+// accountPart is the foot of a page that says who is signed in and offers to sign out.
+type accountPart struct{ csrf, name string }
+
+func (p *Provider) accountForm(r *http.Request, b *browser) (accountPart, error) {
+	csrf, err := p.sealForm(b, purposeLogout, "")
+	if err != nil {
+		return accountPart{}, err
+	}
+	user, err := p.config.Store.User(r.Context(), b.session.Subject)
+	if err != nil {
+		return accountPart{}, unavailable(err)
+	}
+	return accountPart{csrf: csrf, name: user.Login}, nil
 }
 
 // devicePage shows the form; a code from the query is only filled in.
@@ -87,20 +119,15 @@ func (p *Provider) devicePage(w http.ResponseWriter, r *http.Request, b *browser
 		p.errorPage(w, r, err)
 		return
 	}
-	logout, err := p.sealForm(b, purposeLogout, "")
+	account, err := p.accountForm(r, b)
 	if err != nil {
 		p.errorPage(w, r, err)
 		return
 	}
-	user, err := p.config.Store.User(r.Context(), b.session.Subject)
-	if err != nil {
-		p.errorPage(w, r, unavailable(err))
-		return
-	}
 	p.render(w, r, http.StatusOK, "device", deviceView{
-		Account: p.pathOf(routeAccount), Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: logout,
+		Account: p.pathOf(routeAccount), Action: p.pathOf(routeDevice), CSRF: claim, Logout: p.pathOf(routeLogout), LogoutCSRF: account.csrf,
 		// Cutting must not leave half a character.
-		UserCode: strings.ToValidUTF8(code[:min(len(code), 32)], ""), Fault: fault, Name: user.Login,
+		UserCode: strings.ToValidUTF8(code[:min(len(code), longestUserCode)], ""), Fault: fault, Name: account.name,
 	})
 }
 
@@ -119,9 +146,18 @@ func (p *Provider) deviceClaim(w http.ResponseWriter, r *http.Request, b *browse
 		return
 	}
 	code := r.PostForm.Get("user_code")
-	answer, err := p.qr.Claim(r.Context(), p.approver(r, b.session), qr.ScanRequest{UserCode: code, Entry: "typed"})
+	if code == "" {
+		p.devicePage(w, r, b, "", "Enter the code from the other screen.")
+		return
+	}
+	p.claim(w, r, b, qr.ScanRequest{UserCode: code, Entry: "typed"})
+}
+
+// claim claims for the person at this browser and shows who asks.
+func (p *Provider) claim(w http.ResponseWriter, r *http.Request, b *browser, scan qr.ScanRequest) {
+	answer, err := p.qr.Claim(r.Context(), p.approver(r, b.session), scan)
 	if err != nil {
-		p.deviceProblem(w, r, b, code, err)
+		p.deviceProblem(w, r, b, scan.UserCode, err)
 		return
 	}
 	card, err := json.Marshal(answer)
@@ -142,8 +178,10 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 	}
 	v := cardView{
 		Action: p.pathOf(routeDevice), CSRF: token, Card: card, Fault: fault, Context: a.Context,
-		Verified: verifiedText(a.Context.Client.Verified), Where: p.whereText(r, a.Context.Network), Asked: p.askedText(r, a.Context.AgeSeconds),
+		Verified: verifiedText(a.Context.Client.Verified), Known: knownText(a.Context.Device.Known),
+		Where: p.whereText(r, a.Context.Network), Asked: p.askedText(r, a.Context.AgeSeconds),
 		Consequence: p.consequence(r, a.Context), AskCheckCode: a.CheckCodeRequired, AskUserCode: a.UserCodeRequired,
+		Scopes: scopeTicks(a.Context.Scopes, r.PostForm),
 	}
 	for _, id := range a.Context.Warnings {
 		v.Warnings = append(v.Warnings, warningText(id))
@@ -153,6 +191,34 @@ func (p *Provider) cardPage(w http.ResponseWriter, r *http.Request, b *browser, 
 		return
 	}
 	p.renderUnder(w, r, http.StatusOK, "card", v, v.About.imagesOf(pagePolicy)+formPolicy(nil))
+}
+
+// fieldScope stands before a scope's name in the fields of the card.
+const fieldScope = "scope."
+
+// scopeTicks lists the scopes with a tick each; a card that is shown again keeps what the person
+// has left out. Who somebody is cannot be left out of a sign-in.
+func scopeTicks(scopes []qr.ContextScope, form url.Values) []scopeTick {
+	ticks := make([]scopeTick, len(scopes))
+	for i, scope := range scopes {
+		always := scope.Name == "openid"
+		ticks[i] = scopeTick{
+			Field: fieldScope + scope.Name, Text: cmp.Or(scope.Text, scope.Name), Always: always,
+			Ticked: always || form.Get("step") != "decide" || form.Has(fieldScope+scope.Name),
+		}
+	}
+	return ticks
+}
+
+// tickedScope is what the person has left of the scopes that the card showed.
+func tickedScope(scopes []qr.ContextScope, form url.Values) string {
+	var left []string
+	for i, tick := range scopeTicks(scopes, form) {
+		if tick.Ticked {
+			left = append(left, scopes[i].Name)
+		}
+	}
+	return strings.Join(left, " ")
 }
 
 // askingClient is what the card shows of the client. Any program can ask in the name of a client
@@ -191,7 +257,9 @@ func (p *Provider) deviceDecide(w http.ResponseWriter, r *http.Request, b *brows
 	}
 	decision := qr.DecisionRequest{ConfirmHandle: claim.ConfirmHandle, Decision: values.Get("decision"), ContextDigest: claim.ContextDigest}
 	if decision.Decision == "approve" {
-		decision.CheckCode, decision.UserCode = values.Get("check_code"), values.Get("user_code")
+		decision.CheckCode, decision.UserCode = strings.TrimSpace(values.Get("check_code")), values.Get("user_code")
+		scope := tickedScope(claim.Context.Scopes, values)
+		decision.Scope = &scope
 	}
 	answer, err := p.qr.Decide(r.Context(), p.approver(r, b.session), decision)
 	var problem *qr.Problem
@@ -231,104 +299,8 @@ func (p *Provider) deviceProblem(w http.ResponseWriter, r *http.Request, b *brow
 		return
 	}
 	if problem.Status == http.StatusTooManyRequests {
-		p.errorPage(w, r, &oauthError{status: problem.Status, code: problem.Code, description: "There were too many tries. Wait a few minutes."})
+		p.errorPage(w, r, tooManyTries(problem))
 		return
 	}
 	p.devicePage(w, r, b, code, problemText(problem.Code))
-}
-
-// codeFault calls the two digits a number and the user code a code, as every page does.
-func (p *Provider) codeFault(r *http.Request, claim *qr.ScanAnswer, problem *qr.Problem) string {
-	enter, wrong, left := "Enter the number from the other screen.", "The number is wrong.", "The number is wrong. Tries left: %d"
-	if claim.UserCodeRequired {
-		enter, wrong, left = "Enter the code from the other screen.", "The code is wrong.", "The code is wrong. Tries left: %d"
-	}
-	switch {
-	case problem.Code == "invalid_request":
-		return enter
-	case problem.TriesLeft == nil:
-		return wrong
-	}
-	return p.say(r, left, *problem.TriesLeft)
-}
-
-func problemText(code string) string {
-	switch code {
-	case "unknown_code", "not_found":
-		return "The code is not known or has expired. Check it, or start again on the other device."
-	case "gone":
-		return "This sign-in is over. Start again on the other device."
-	case "check_code_mismatch":
-		return "That is not what the other screen showed. Start again on the other device."
-	case "already_claimed", "already_decided":
-		return "This sign-in is already being handled."
-	case "context_changed":
-		return "The request has changed since it was shown. Enter the code again."
-	case "wrong_account":
-		return "This sign-in is for another account."
-	case "insufficient_user_authentication":
-		return "This sign-in asks for a fresh sign-in here. Sign out and in again first."
-	}
-	return "This did not work. Start again on the other device."
-}
-
-func verifiedText(how string) string {
-	switch how {
-	case "redirect":
-		return "address verified"
-	case "attested":
-		return "verified"
-	}
-	return "name not verified"
-}
-
-// consequence says in the person's language what the context says for apps.
-func (p *Provider) consequence(r *http.Request, c qr.Context) string {
-	text := p.say(r, "Another device will be signed in to %s as you.", c.Client.Name)
-	if c.RelyingParty != nil {
-		text += " " + p.say(r, "There the address bar must show %s.", c.Issuer)
-	}
-	return text
-}
-
-func (p *Provider) whereText(r *http.Request, n qr.ContextNetwork) string {
-	text := n.Name
-	for _, part := range []string{n.City, n.Address} {
-		if part != "" && text != "" {
-			text += ", "
-		}
-		text += part
-	}
-	switch n.Distance {
-	case "near":
-		return p.say(r, "%s (near you)", text)
-	case "far":
-		return p.say(r, "%s (far from you)", text)
-	}
-	if text == "" {
-		return "not known"
-	}
-	return text
-}
-
-func (p *Provider) askedText(r *http.Request, seconds int64) string {
-	switch {
-	case seconds < 60:
-		return "less than a minute ago"
-	case seconds < 120:
-		return "a minute ago"
-	}
-	return p.say(r, "%d minutes ago", seconds/60)
-}
-
-func warningText(id string) string {
-	switch id {
-	case qr.WarnUnverifiedClient:
-		return "Nobody has verified the name above. Anybody could use it."
-	case qr.WarnTypedCode:
-		return "You typed this code. Nobody who helps you needs you to type a code."
-	case qr.WarnLink:
-		return "This code came by a link. If somebody sent it to you, deny."
-	}
-	return id
 }

@@ -57,7 +57,7 @@ func TestDevicePageWithXOAuth2(t *testing.T) {
 	if strings.Index(card.Body, `id="deny"`) > strings.Index(card.Body, `id="approve"`) {
 		t.Error("approve stands before deny")
 	}
-	done := s.Post(t.Context(), browser, "/device", url.Values{"csrf": {card.Hidden("csrf")}, "step": {"decide"}, "card": {card.Hidden("card")}, "decision": {"approve"}})
+	done := s.Post(t.Context(), browser, "/device", url.Values{"csrf": {card.Hidden("csrf")}, "step": {"decide"}, "card": {card.Hidden("card")}, "decision": {"approve"}, "scope.profile": {"yes"}})
 	if !strings.Contains(done.Body, "Approved") {
 		t.Fatalf("result: %d %s", done.Status, done.Body)
 	}
@@ -267,5 +267,58 @@ func TestQRBornSignInNeverApproves(t *testing.T) {
 	sessions, err := s.Store.SessionsBySubject(t.Context(), providertest.AliceSubject)
 	if err != nil || len(sessions) != 2 {
 		t.Fatalf("%d sessions, %v", len(sessions), err)
+	}
+}
+
+// What the person leaves out on the card is left out of the tokens; the card of a second try
+// remembers it.
+func TestDevicePageNarrowsTheScopes(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := s.Browser()
+	o := open(t, s, "openid profile email")
+	card := deviceCard(t, s, browser, o.start)
+	for _, want := range []string{`name="scope.profile" value="yes" checked`, `name="scope.email" value="yes" checked`, "<p>Know who you are</p>"} {
+		if !strings.Contains(card.Body, want) {
+			t.Errorf("the card lacks %s: %s", want, card.Body)
+		}
+	}
+	again := decideOnCard(t, s, browser, "en", card, "decision", "approve", "scope.email", "yes")
+	if !strings.Contains(again.Body, `name="scope.profile" value="yes">`) || !strings.Contains(again.Body, `name="scope.email" value="yes" checked`) {
+		t.Errorf("the second card forgets the ticks: %s", again.Body)
+	}
+	s.Clock.Advance(5 * time.Second)
+	code := s.Post(t.Context(), s.Client(), "/token", o.poll).Text("check_code")
+	// A field for what was never asked adds nothing, and spaces around the number are forgiven.
+	done := decideOnCard(t, s, browser, "en", again, "decision", "approve", "check_code", " "+code+" ", "scope.email", "yes", "scope.address", "yes")
+	if !strings.Contains(done.Body, `id="result">Approved`) {
+		t.Fatalf("%d %s", done.Status, done.Body)
+	}
+	s.Clock.Advance(5 * time.Second)
+	tokens := tokensOf(t, s.Post(t.Context(), s.Client(), "/token", o.poll))
+	if tokens.Scope != "email openid" && tokens.Scope != "openid email" {
+		t.Errorf("scope %q", tokens.Scope)
+	}
+}
+
+func TestDevicePageForgivesHowACodeIsTyped(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := newScanner(t, s)
+	for name, spell := range map[string]func(string) string{
+		"lower case":       strings.ToLower,
+		"no dash":          func(c string) string { return strings.ReplaceAll(c, "-", "") },
+		"spaces":           func(c string) string { return "  " + strings.ReplaceAll(strings.ReplaceAll(c, "-", " "), "", " ") },
+		"another dash":     func(c string) string { return strings.ReplaceAll(c, "-", "\u2013") },
+		"a dot at the end": func(c string) string { return c + "." },
+	} {
+		c := openQR(t, s, "tv", nil)
+		card := deviceCard(t, s, browser, &providertest.Reply{Body: `{"user_code":"` + spell(c.userCode()) + `"}`})
+		if card.Hidden("card") == "" {
+			t.Errorf("%s: %d %s", name, card.Status, card.Body)
+		}
+	}
+	if empty := deviceCard(t, s, browser, &providertest.Reply{Body: `{}`}); !strings.Contains(empty.Body, `id="device-error">Enter the code from the other screen.`) {
+		t.Errorf("no code: %s", empty.Body)
 	}
 }

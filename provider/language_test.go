@@ -97,7 +97,7 @@ func TestTextsUseOneVocabulary(t *testing.T) {
 func sentences(t *testing.T) map[string]bool {
 	t.Helper()
 	found := make(map[string]bool)
-	for _, name := range []string{"account.go", "browser.go", "clientview.go", "consent.go", "device.go", "hostedcontinue.go", "hostedstate.go", "login.go", "logout.go", "render.go", "router.go"} {
+	for _, name := range []string{"account.go", "browser.go", "clientview.go", "consent.go", "device.go", "devicewording.go", "hostedcontinue.go", "hostedstate.go", "login.go", "logout.go", "q.go", "render.go", "router.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)

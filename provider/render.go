@@ -59,7 +59,7 @@ func loadTemplates(override fs.FS, texts texts) (map[string]*template.Template, 
 		shared += string(part)
 	}
 	byName := make(map[string]*template.Template)
-	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "formpost", "signout", "qrframe", "home", "account"} {
+	for _, name := range []string{"signin", "consent", "error", "device", "card", "result", "q", "hold", "formpost", "signout", "qrframe", "home", "account"} {
 		body, err := templateFile(override, name+".html")
 		if err != nil {
 			return nil, err

@@ -32,7 +32,13 @@ const (
 	routeOAuthInserted = "oauth_configuration_inserted"
 	routeQRConfig      = "qr_configuration"
 	routeDevice        = "device"
+	routeOpenAPI       = "openapi"
+	routeAppleApps     = "apple_apps"
+	routeAndroidApps   = "android_apps"
 	routeQ             = "q"
+	routeQHold         = "q_hold"
+	routeQClaim        = "q_claim"
+	routeQScript       = "q_script"
 	routeSessions      = "sessions"
 	routeRevokeAll     = "sessions_revoke_all"
 	routeSession       = "session"
@@ -44,7 +50,6 @@ const (
 	routeSignInScript  = "signin_script"
 	routeFrameScript   = "frame_script"
 	routeModule        = "module"
-	routeQScript       = "q_script"
 	routeQRState       = "login_qr_state"
 	routeQREvents      = "login_qr_events"
 	routeQRPNG         = "login_qr_png"
@@ -96,11 +101,14 @@ func (p *Provider) table() []route {
 		{routeSession, "DELETE", pathSessions + "/{sid}", p.revokeSession},
 		{routeDevice, "GET HEAD POST", "/device", p.page(p.device)},
 		{routeQ, "GET HEAD", "/Q", p.q},
+		{routeQHold, "POST", "/Q/hold", p.page(p.qHold)},
+		{routeQClaim, "GET HEAD POST", "/Q/claim", p.page(p.qClaim)},
 		{routeLogout, "GET HEAD POST", "/logout", p.logout},
 		{routeJWKS, "GET HEAD", "/jwks", p.jwks},
 		{routeOpenID, "GET HEAD", "/.well-known/openid-configuration", p.openidConfiguration},
 		{routeOAuth, "GET HEAD", "/.well-known/oauth-authorization-server", p.oauthConfiguration},
 		{routeQRConfig, "GET HEAD", "/.well-known/qr-configuration", p.qr.Configuration},
+		{routeOpenAPI, "GET HEAD", "/openapi.json", p.openAPI},
 		{routeHealth, "GET HEAD", "/healthz", p.health},
 		{routeReady, "GET HEAD", "/readyz", p.ready},
 		{routeSignInScript, "GET HEAD", "/static/signin.js", p.static},
@@ -120,6 +128,9 @@ func (p *Provider) routes() {
 	p.allow = make(map[string][]string)
 	for _, r := range p.table() {
 		p.mount(r.name, p.issuer.Path+r.path, r.methods, r.handler)
+	}
+	for _, r := range p.appRoutes() {
+		p.mount(r.name, r.path, r.methods, r.handler)
 	}
 	if p.issuer.Path != "" {
 		// RFC 8414 §3 inserts the well-known part between host and path.

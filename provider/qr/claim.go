@@ -39,6 +39,7 @@ func (s *Server) Claim(ctx context.Context, a Approver, req ScanRequest) (*ScanA
 	if wait := s.reports.against(asker{q.ClientID, q.Address}, a.Subject, now); wait > 0 {
 		return nil, problemReported(wait)
 	}
+	fresh = fresh || req.Held && entry == storage.QREntryLink
 	handle, err := newSecret(s.config.Rand, q.ID)
 	if err != nil {
 		return nil, problemServer(err)

@@ -23,7 +23,7 @@ type Limits struct {
 	// Scans bounds the scans of one person in 10 min: 10.
 	Scans int
 	// UserCodeTries and UserCodeTriesPerPrefix bound failed user codes in 10 min, per person
-	// and per network prefix: 5 and 20.
+	// and per network prefix: 5 and 20. The latter bounds refused frames at Hold too, apart.
 	UserCodeTries          int
 	UserCodeTriesPerPrefix int
 	// HeldPolls and HeldPollsPerClient bound the polls and streams held open at one time:

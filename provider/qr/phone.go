@@ -35,6 +35,9 @@ type ScanRequest struct {
 	Payload  string
 	UserCode string
 	Entry    string
+	// Held says that Hold has accepted the frame for this person's browser within HoldLifetime:
+	// it need not be fresh any more. Only with the entry link, and never on a request's word.
+	Held bool
 }
 
 // ScanAnswer is what the claimer gets to decide on.
@@ -80,7 +83,7 @@ func (s *Server) Scan(w http.ResponseWriter, r *http.Request) {
 		s.RefusePhone(r.Context(), w, fault)
 		return
 	}
-	answer, err := s.Claim(r.Context(), a, ScanRequest{object["payload"], object["user_code"], object["entry"]})
+	answer, err := s.Claim(r.Context(), a, ScanRequest{Payload: object["payload"], UserCode: object["user_code"], Entry: object["entry"]})
 	if err != nil {
 		s.RefusePhone(r.Context(), w, err)
 		return

@@ -30,6 +30,7 @@ type Server struct {
 	scans        *window[string]
 	personTries  *window[string]
 	prefixTries  *window[netip.Prefix]
+	holds        *window[netip.Prefix]
 	reports      *reports
 	// noted keeps a refused caller from writing an audit row for every refusal.
 	noted *window[string]
@@ -58,6 +59,7 @@ func New(c Config) (*Server, error) {
 		scans:        newWindow[string](c.Limits.Scans, tryWindow),
 		personTries:  newWindow[string](c.Limits.UserCodeTries, tryWindow),
 		prefixTries:  newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
+		holds:        newWindow[netip.Prefix](c.Limits.UserCodeTriesPerPrefix, tryWindow),
 		reports:      newReports(c.Limits.CoolDown),
 		noted:        newWindow[string](1, tryWindow),
 	}
