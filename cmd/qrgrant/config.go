@@ -105,6 +105,9 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 		line, what := wordYAML(source, err)
 		return nil, usagef("%v", &configError{file: name, line: line, what: what})
 	}
+	if line := oddKey(source); line > 0 {
+		return nil, usagef("%v", &configError{file: name, line: line, what: "a key must be text; put it in quotes"})
+	}
 	if line := secondDocument(source); line > 0 {
 		return nil, usagef("%v", &configError{file: name, line: line, what: "one document is read; remove the line --- and put everything together"})
 	}

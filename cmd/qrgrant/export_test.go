@@ -29,6 +29,12 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) { return lis
 // VersionLine is what `qrgrant version` prints.
 func VersionLine(info *debug.BuildInfo) string { return versionLine(info) }
 
+// ReadConfig reads and checks a configuration.
+func ReadConfig(name string, getenv func(string) string) error {
+	_, err := readConfig(name, getenv)
+	return err
+}
+
 // PlainPeers stands in front of plain HTTP.
 func PlainPeers(next http.Handler, trusted []netip.Prefix, logger *slog.Logger) http.Handler {
 	return &plainPeers{next: next, trusted: trusted, logger: logger}

@@ -7,15 +7,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"html"
+	"io"
 	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -135,7 +139,7 @@ func TestAdminSocketMode(t *testing.T) {
 func TestBehindProxyUnderPath(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "x.yaml"), nil)
+	write(t, filepath.Join(dir, "x.yaml"), []byte("users:\n  - login: alice\n    password_env: ALICE_PASSWORD\n"))
 	var backend *url.URL
 	proxy := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(backend)
@@ -144,7 +148,7 @@ func TestBehindProxyUnderPath(t *testing.T) {
 	}})
 	t.Cleanup(proxy.Close)
 	issuer := proxy.URL + "/id/login"
-	p := launch(t, dir, nil, "serve", "--addr", "127.0.0.1:0", "--db", "x.db", "--config", "x.yaml", "--issuer", issuer, "--trusted-proxy", "127.0.0.0/8")
+	p := launch(t, dir, []string{"ALICE_PASSWORD=a house by the sea"}, "serve", "--addr", "127.0.0.1:0", "--db", "x.db", "--config", "x.yaml", "--issuer", issuer, "--trusted-proxy", "127.0.0.0/8")
 	address, err := p.await(`serves \S+ on (\S+)`)
 	if err != nil {
 		t.Fatal(err)
@@ -177,5 +181,64 @@ func TestBehindProxyUnderPath(t *testing.T) {
 		if !c.Secure || !strings.HasPrefix(c.Name, "__Host-") {
 			t.Errorf("cookie %v", c)
 		}
+	}
+	signInBehindProxy(t, proxy, issuer)
+}
+
+// signInBehindProxy signs in with the form of the page, which the browser sends with the origin
+// that it sees; the server sees another host, and takes the form from no other origin.
+func signInBehindProxy(t *testing.T, proxy *httptest.Server, issuer string) {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser := *proxy.Client()
+	browser.Jar = jar
+	browser.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	answer := func(method, address, origin, body string) (*http.Response, string) {
+		req, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if method == http.MethodPost {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.Header.Set("Origin", origin)
+		}
+		resp, err := browser.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		page, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp, string(page)
+	}
+	_, page := answer(http.MethodGet, issuer+"/device", "", "")
+	form := url.Values{"login": {"alice"}, "password": {"a house by the sea"}}
+	for _, name := range []string{"csrf", "next"} {
+		found := regexp.MustCompile(`name="` + name + `" value="([^"]*)"`).FindStringSubmatch(page)
+		if found == nil {
+			t.Fatalf("no %s on the page: %s", name, page)
+		}
+		form.Set(name, html.UnescapeString(found[1]))
+	}
+	if !strings.Contains(page, `action="/id/login/login"`) || !strings.HasPrefix(form.Get("next"), "/id/login/device") {
+		t.Errorf("the form leads elsewhere, next %q: %s", form.Get("next"), page)
+	}
+	backend := strings.Replace(proxy.URL, "https://", "http://", 1)
+	for _, origin := range []string{"https://elsewhere.example", backend, "null"} {
+		if resp, body := answer(http.MethodPost, issuer+"/login", origin, form.Encode()); resp.StatusCode != http.StatusForbidden {
+			t.Errorf("from %s: %d %s", origin, resp.StatusCode, body)
+		}
+	}
+	resp, body := answer(http.MethodPost, issuer+"/login", proxy.URL, form.Encode())
+	if resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != form.Get("next") {
+		t.Fatalf("the sign-in: %d %q %s", resp.StatusCode, resp.Header.Get("Location"), body)
+	}
+	if resp, page := answer(http.MethodGet, proxy.URL+form.Get("next"), "", ""); resp.StatusCode != http.StatusOK || strings.Contains(page, `name="password"`) || !strings.Contains(page, `action="/id/login/logout"`) {
+		t.Errorf("nobody is signed in: %d %s", resp.StatusCode, page)
 	}
 }
