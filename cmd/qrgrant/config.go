@@ -31,6 +31,7 @@ type configFile struct {
 	Lifetimes           lifetimesConfig `yaml:"lifetimes"`
 	Keys                keysConfig      `yaml:"keys"`
 	Limits              limitsConfig    `yaml:"limits"`
+	AppLinks            appLinksConfig  `yaml:"app_links"`
 	Clients             []clientConfig  `yaml:"clients"`
 	Users               []userConfig    `yaml:"users"`
 }

@@ -66,11 +66,44 @@ func (l *limitsConfig) limits() qr.Limits {
 	}
 }
 
+// appLinksConfig are the apps that open in place of the page a QR code leads to.
+type appLinksConfig struct {
+	Apple   []string           `yaml:"apple"`
+	Android []androidAppConfig `yaml:"android"`
+}
+
+type androidAppConfig struct {
+	Package string   `yaml:"package"`
+	SHA256  []string `yaml:"sha256"`
+}
+
+func (l *appLinksConfig) links() provider.AppLinks {
+	links := provider.AppLinks{Apple: l.Apple}
+	for _, app := range l.Android {
+		links.Android = append(links.Android, provider.AndroidApp(app))
+	}
+	return links
+}
+
+func (l *appLinksConfig) faults() []fault {
+	var found faults
+	for i, id := range l.Apple {
+		found.when(provider.CheckAppleApp(id) != nil, fmt.Sprintf("$.app_links.apple[%d]", i),
+			fmt.Sprintf("%q is not an app id like ABCDE12345.com.example.app", id))
+	}
+	for i, app := range l.links().Android {
+		found.when(app.Check() != nil, fmt.Sprintf("$.app_links.android[%d]", i),
+			"an Android app needs a package like com.example.app and sha256, fingerprints like AA:BB:… of 32 bytes")
+	}
+	return found
+}
+
 // configure sets what the file says of the provider.
 func (f *configFile) configure(c *provider.Config) {
 	c.AccessTokenLifetime, c.IDTokenLifetime, c.RefreshTokenLifetime = f.Lifetimes.AccessToken, f.Lifetimes.IDToken, f.Lifetimes.RefreshToken
 	c.SessionLifetime, c.SessionIdle = f.Lifetimes.Session, f.Lifetimes.SessionIdle
 	c.KeyRotation, c.KeyPublishAhead, c.KeyRetention = f.Keys.Rotation, f.Keys.PublishAhead, f.Keys.Retention
+	c.AppLinks = f.AppLinks.links()
 	if f.Templates != "" {
 		c.Templates = os.DirFS(f.Templates)
 	}
@@ -129,6 +162,7 @@ func (f *configFile) serverFaults(given map[string]bool) []fault {
 			found.when(err != nil, fmt.Sprintf("$.%s[%d]", n.key, i), fmt.Sprintf("%q is not a network like 10.0.0.0/8", text))
 		}
 	}
+	found = append(found, f.AppLinks.faults()...)
 	found = append(found, f.durationFaults(given)...)
 	return append(found, f.limitFaults(given)...)
 }
