@@ -115,6 +115,7 @@ func TestPages(t *testing.T) {
 			g.signIn()
 			g.consent()
 			g.device()
+			g.hold()
 			g.card()
 			g.rest()
 			files, err := os.ReadDir(filepath.Join("testdata", "pages", language))
@@ -188,6 +189,23 @@ func (g *gallery) device() {
 	g.keep("device", http.StatusOK, page)
 	g.keep("device-unknown", http.StatusOK, g.submit(browser, page, "/device", "step", "claim", "user_code", "QQQQ-QQQQ"))
 	g.keep("q", http.StatusOK, g.get(g.browser(), "/Q"))
+}
+
+// hold follows a QR code that was scanned outside the app.
+func (g *gallery) hold() {
+	g.t.Helper()
+	browser := g.browser()
+	g.keep("q-too-late", http.StatusGone, g.get(browser, "/Q/claim"))
+	_, frame, _ := strings.Cut(visit(g.t, g.Server, g.browser(), "shop").scanned(), "#")
+	page := g.get(browser, "/Q")
+	g.keep("q-foreign", http.StatusNotFound, g.submit(browser, page, "/Q/hold", "frame", frame[:len(frame)-4]+"AAAA"))
+	g.submit(browser, page, "/Q/hold", "frame", frame)
+	page = g.get(browser, "/Q/claim")
+	g.keep("signin-hold", http.StatusOK, page)
+	g.SignIn(g.t.Context(), browser, page)
+	page = g.get(browser, "/Q/claim")
+	g.keep("hold", http.StatusOK, page)
+	g.keep("card-link", http.StatusOK, g.submit(browser, page, "/Q/claim"))
 }
 
 // card shows the cards of a television, of a program, and of our own page, and how each ends.
