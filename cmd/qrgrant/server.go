@@ -107,14 +107,18 @@ func openServer(ctx context.Context, s serverSettings) (*server, error) {
 	return made, nil
 }
 
-// openProvider makes the provider and takes the configuration over, in this order: a database whose
-// keys cannot be opened is left as it was.
+// openProvider checks the configuration, makes the provider and takes the configuration over, in
+// this order: a database whose keys cannot be opened is left as it was.
 func openProvider(ctx context.Context, s serverSettings, store storage.Store) (*provider.Provider, error) {
 	config := provider.Config{
 		Issuer: s.issuer, Store: store, TrustedProxies: s.trustedProxies, BackchannelNetworks: s.backchannelNetworks, BackchannelRoots: s.backchannelRoots,
 		QRLimits: s.limits, Logger: s.logger, KeySeals: s.keySeals.keys,
 	}
 	s.config.configure(&config)
+	taken, err := s.config.changes(ctx, store, s.getenv)
+	if err != nil {
+		return nil, err
+	}
 	handler, err := provider.New(ctx, config)
 	switch {
 	case errors.Is(err, provider.ErrKeySeal):
@@ -122,7 +126,7 @@ func openProvider(ctx context.Context, s serverSettings, store storage.Store) (*
 	case err != nil:
 		return nil, err
 	}
-	if err = s.config.store(ctx, store, s.getenv); err == nil {
+	if err = taken.store(ctx, store); err == nil {
 		// The configuration may have ended sign-ins.
 		handler.TellClients()
 		var found strangers

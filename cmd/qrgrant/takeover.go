@@ -166,13 +166,9 @@ func (c *changes) end(ctx context.Context, with endings) error {
 	return errors.Join(errs...)
 }
 
-// store takes the configuration over into a database that nobody serves yet.
-func (f *configFile) store(ctx context.Context, s storage.Store, getenv func(string) string) error {
-	c, err := f.changes(ctx, s, getenv)
-	if err == nil {
-		err = c.apply(ctx, s)
-	}
-	if err != nil {
+// store takes the changes over into a database that nobody serves yet.
+func (c *changes) store(ctx context.Context, s storage.Store) error {
+	if err := c.apply(ctx, s); err != nil {
 		return err
 	}
 	return c.end(ctx, storedEndings{s})
