@@ -107,6 +107,9 @@ func TestPageGuards(t *testing.T) {
 		}
 		_ = res.Body.Close()
 	}
+	if status, _ := ask(t, server, http.MethodGet, "/exchanges?since=x", "", "", "Authorization", "Bearer THEKEY", "Origin", "http://elsewhere.example"); status != http.StatusForbidden {
+		t.Errorf("another origin: %d", status)
+	}
 	res, err := server.Client().Get(app.URL + "/")
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,9 @@ export async function follow() {
 
 // show adds an exchange, or what has become of one.
 function show(entry) {
-  if (entry.steps?.includes(1) && entry.id > begun) {
+  // A web page asks for a new picture every ten seconds; only what follows an earlier sign-in is another one.
+  const another = entry.path === '/device_authorization' || $('step-6').classList.contains('done');
+  if (entry.steps?.includes(1) && entry.id > begun && another) {
     begun = entry.id;
     mark(null);
   }
