@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/qrgrant/qrgrant/examples/internal/chromium"
 )
@@ -166,4 +167,69 @@ func TestPlaygroundLAN(t *testing.T) {
 	tab.Click("#sign-in")
 	tab.WaitURL(g.web + "/")
 	tab.WaitText("Alice Example")
+
+	// So does the server the application, which it tells of a sign-out.
+	tab.Navigate(g.issuer + "/logout")
+	tab.Click("#sign-out")
+	tab.WaitFor(`document.readyState === 'complete' && document.querySelector('#sign-out') === null`)
+	for over := time.After(20 * time.Second); ; {
+		tab.Navigate(g.web + "/")
+		if chromium.Eval[bool](tab, `document.querySelector('a[href="/login"]') !== null`) {
+			break
+		}
+		select {
+		case <-over:
+			t.Fatal("the application was not told of the sign-out")
+		default:
+		}
+	}
+}
+
+// TestPlaygroundWebapp: the PC is the example web application in another tab, and the code is typed.
+func TestPlaygroundWebapp(t *testing.T) {
+	t.Parallel()
+	g := openGround(t, chromium.PageOptions{Width: 1280, Height: 800})
+	g.app.Click("#sign_in")
+	g.app.WaitVisible("#person")
+	tab := browsers.Page(t, chromium.PageOptions{})
+	tab.Navigate(g.web + "/login")
+	tab.WaitVisible("#qr-image")
+	g.app.Type("#code", tab.Text("#user-code"))
+	g.app.Click("#continue")
+	g.app.Type("#check_code", tab.Text("#check-code"))
+	g.app.Click("#approve")
+	tab.Click("#qr-continue")
+	tab.WaitURL(g.web + "/")
+	tab.WaitText("Alice Example")
+	g.page.WaitFor(`document.querySelectorAll('#steps .done').length === 14`)
+	g.page.WaitVisible("#entries .actor.app")
+}
+
+// TestPlaygroundMessages: neither side listens to anybody but the other.
+func TestPlaygroundMessages(t *testing.T) {
+	t.Parallel()
+	g := openGround(t, chromium.PageOptions{Width: 1280, Height: 800})
+	g.app.Click("#sign_in")
+	g.app.WaitVisible("#person")
+	g.page.Click("#begin")
+	g.page.WaitVisible("#scan:not([disabled])")
+	// Listeners run in turn: when this one hears its message, the page's own has.
+	const send = `new Promise(heard => { addEventListener('message', () => heard(true), { once: true }); postMessage(%s, '*'); })`
+	chromium.Eval[bool](g.page, fmt.Sprintf(send, `{ type: 'state', signedIn: false }`))
+	if !chromium.Eval[bool](g.page, `!document.querySelector('#scan').disabled`) {
+		t.Error("the page listens to itself as if it were the phone")
+	}
+	chromium.Eval[bool](g.app, fmt.Sprintf(send, `{ type: 'scan', text: 'https://elsewhere.example/Q#1' }`))
+	// What it would say comes from what it already knows, before the next answer.
+	if !chromium.Eval[bool](g.app, `new Promise(later => setTimeout(() => later(document.querySelector('#person') !== null), 0))`) {
+		t.Error("the phone listens to itself as if it were the page")
+	}
+
+	// The page itself is heard, but what is not of this server is neither followed nor sent.
+	chromium.Eval[bool](g.page, fmt.Sprintf(`(document.querySelector('#phone').contentWindow.postMessage({ type: 'returned', address: 'https://elsewhere.example/' }, %q), true)`, g.phone))
+	chromium.Eval[bool](g.page, fmt.Sprintf(`(document.querySelector('#phone').contentWindow.postMessage({ type: 'scan', text: 'https://elsewhere.example/Q#1' }, %q), true)`, g.phone))
+	g.app.WaitVisible("#fault")
+	if sent := chromium.Eval[int](g.page, `document.querySelectorAll('#entries [data-path="/qr/scan"]').length`); sent != 0 {
+		t.Error("a code of somebody else was sent")
+	}
 }
