@@ -74,7 +74,7 @@ func startEmbed(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = cmd.Wait() }) // the end of the test's context has killed it
 	for over := time.After(20 * time.Second); ; {
-		if resp, err := http.Get("http://" + addr + "/.well-known/qr-configuration"); err == nil { //nolint:gosec // A loopback address of our own.
+		if resp, err := http.Get("http://" + addr + "/.well-known/qr-configuration"); err == nil {
 			_ = resp.Body.Close()
 			return "http://" + addr
 		}
@@ -116,7 +116,7 @@ func embedToken(t *testing.T, issuer, scope string) string {
 
 func postForm(t *testing.T, endpoint string, form url.Values) map[string]any {
 	t.Helper()
-	resp, err := http.PostForm(endpoint, form) //nolint:gosec // A loopback address of our own.
+	resp, err := http.PostForm(endpoint, form)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func main() {
 	flag.StringVar(&app.URL, "url", "http://127.0.0.1:8090", "`URL` of this application; /callback below it must be registered")
 	flag.Parse()
 	http.DefaultClient.Timeout = 10 * time.Second // the application's requests to the provider
-	server := &http.Server{Addr: *addr, Handler: app.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
 	log.Println("webapp serves", app.URL)
+	server := &http.Server{Addr: *addr, Handler: app.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
 	log.Fatalln("webapp:", server.ListenAndServe())
 }

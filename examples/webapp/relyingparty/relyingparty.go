@@ -24,8 +24,7 @@ var pageHTML string
 // The cookies: of the sign-in under way, and of the session it ends in.
 const loginCookie, sessionCookie = "webapp-login", "webapp"
 
-// App is a relying party. All fields are required; URL is the application's own, without a
-// slash at the end, and decides whether its cookies are for https only.
+// App is a relying party. All fields are required; URL is its own, without a slash at the end.
 type App struct {
 	Issuer, ClientID, ClientSecret, URL string
 
@@ -46,14 +45,14 @@ type session struct{ Name, Subject, sid, idToken string }
 // Handler serves the application. A form of another site is refused: it could sign people out.
 func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { a.show(w, http.StatusOK, a.session(r), "") })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { a.show(w, r, http.StatusOK, "") })
 	mux.HandleFunc("GET /login", a.login)
 	mux.HandleFunc("GET /callback", a.callback)
 	mux.HandleFunc("POST /logout", a.logout)
 	mux.HandleFunc("POST /backchannel-logout", a.backchannel)
 	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.discover(r.Context()) != nil {
-			a.show(w, http.StatusServiceUnavailable, nil, "The provider cannot be reached.")
+			a.show(w, r, http.StatusServiceUnavailable, "The provider cannot be reached.")
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -69,8 +68,7 @@ func (a *App) discover(ctx context.Context) (err error) {
 	}
 	// The provider's keys are fetched with this context for as long as the application runs.
 	if a.provider, err = oidc.NewProvider(context.WithoutCancel(ctx), a.Issuer); err == nil {
-		a.oauth = oauth2.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, Endpoint: a.provider.Endpoint(), RedirectURL: a.URL + "/callback"}
-		a.oauth.Scopes = []string{oidc.ScopeOpenID, "profile"}
+		a.oauth = oauth2.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, Endpoint: a.provider.Endpoint(), RedirectURL: a.URL + "/callback", Scopes: []string{oidc.ScopeOpenID, "profile"}}
 		err = a.provider.Claims(&a.metadata)
 	}
 	return err
@@ -87,7 +85,7 @@ func (a *App) login(w http.ResponseWriter, r *http.Request) {
 func (a *App) callback(w http.ResponseWriter, r *http.Request) {
 	signedIn, err := a.redeem(r)
 	if err != nil {
-		a.show(w, http.StatusBadRequest, nil, "The sign-in failed: "+err.Error()+".")
+		a.show(w, r, http.StatusBadRequest, "The sign-in failed: "+err.Error()+".")
 		return
 	}
 	id := rand.Text()
@@ -101,11 +99,10 @@ func (a *App) callback(w http.ResponseWriter, r *http.Request) {
 // redeem checks that the answer is to this browser's request and turns its code into a person.
 func (a *App) redeem(r *http.Request) (*session, error) {
 	query, expected := r.URL.Query(), strings.Split(cookie(r, loginCookie), ".")
-	switch {
-	case len(expected) != 3 || query.Get("state") != expected[0], // RFC 9207 is the next line:
-		(a.metadata.SendsIss || query.Has("iss")) && query.Get("iss") != a.Issuer:
+	mixedUp := (a.metadata.SendsIss || query.Has("iss")) && query.Get("iss") != a.Issuer // RFC 9207
+	if len(expected) != 3 || query.Get("state") != expected[0] || mixedUp {
 		return nil, errors.New("this browser did not ask this provider for it")
-	case query.Has("error"):
+	} else if query.Has("error") {
 		return nil, errors.New("the provider did not allow it")
 	}
 	token, err := a.oauth.Exchange(r.Context(), query.Get("code"), oauth2.VerifierOption(expected[2]))
@@ -127,9 +124,9 @@ func (a *App) redeem(r *http.Request) (*session, error) {
 
 // logout ends the session here and leads to the provider, which ends its own.
 func (a *App) logout(w http.ResponseWriter, r *http.Request) {
-	next, ended := "/", a.session(r)
-	a.sessions.Delete(cookie(r, sessionCookie))
-	if ended != nil && a.metadata.EndSession != "" {
+	next := "/"
+	ended, _ := a.sessions.LoadAndDelete(cookie(r, sessionCookie))
+	if ended, ok := ended.(*session); ok && a.metadata.EndSession != "" {
 		next = a.metadata.EndSession + "?" + url.Values{"id_token_hint": {ended.idToken}, "post_logout_redirect_uri": {a.URL + "/"}}.Encode()
 	}
 	a.setCookie(w, sessionCookie, "", -1)
@@ -144,46 +141,32 @@ func (a *App) backchannel(w http.ResponseWriter, r *http.Request) {
 	token, err := a.provider.Verifier(&oidc.Config{ClientID: a.ClientID}).VerifyLogout(r.Context(), r.PostFormValue("logout_token"))
 	if err != nil || token.IssuedAt.IsZero() || time.Until(token.IssuedAt) > time.Minute {
 		http.Error(w, "not a logout token", http.StatusBadRequest)
-		return
+	} else if _, before := a.told.LoadOrStore(token.TokenID, true); !before { // a replay has ended what it may
+		time.AfterFunc(time.Until(token.Expiry), func() { a.told.Delete(token.TokenID) })
+		a.sessions.Range(func(id, value any) bool {
+			s := value.(*session)
+			if (token.SessionID == "" || s.sid == token.SessionID) && (token.Subject == "" || s.Subject == token.Subject) {
+				a.sessions.Delete(id)
+			}
+			return true
+		})
 	}
-	if _, before := a.told.LoadOrStore(token.TokenID, true); before {
-		return // a replay, or a second try after a lost answer: it has ended what it may
-	}
-	time.AfterFunc(time.Until(token.Expiry), func() { a.told.Delete(token.TokenID) })
-	a.sessions.Range(func(id, value any) bool {
-		s := value.(*session)
-		if (token.SessionID == "" || s.sid == token.SessionID) && (token.Subject == "" || s.Subject == token.Subject) {
-			a.sessions.Delete(id)
-		}
-		return true
-	})
 }
 
 // show writes the page, whose only style is its own; its form may lead on to the provider.
-func (a *App) show(w http.ResponseWriter, status int, s *session, fault string) {
+func (a *App) show(w http.ResponseWriter, r *http.Request, status int, fault string) {
 	nonce := rand.Text()
+	person, _ := a.sessions.Load(cookie(r, sessionCookie))
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src 'nonce-"+nonce+"'; form-action 'self' "+a.Issuer)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	// A browser that is gone needs no page.
-	_ = template.Must(template.New("").Parse(pageHTML)).Execute(w, map[string]any{"Nonce": nonce, "Session": s, "Fault": fault})
-}
-
-func (a *App) session(r *http.Request) *session {
-	found, _ := a.sessions.Load(cookie(r, sessionCookie))
-	s, _ := found.(*session)
-	return s
+	_ = template.Must(template.New("").Parse(pageHTML)).Execute(w, map[string]any{"Nonce": nonce, "Session": person, "Fault": fault})
 }
 
 func cookie(r *http.Request, name string) string {
-	if c, err := r.Cookie(name); err == nil {
-		return c.Value
-	}
-	return ""
+	return append(r.CookiesNamed(name), &http.Cookie{})[0].Value // empty without one
 }
 
 func (a *App) setCookie(w http.ResponseWriter, name, value string, maxAge int) {
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure wherever the app is served over https.
-		Name: name, Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(a.URL, "https:"),
-	})
+	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(a.URL, "https:")}) //nolint:gosec // Secure over https.
 }
