@@ -356,11 +356,19 @@ func TestBrowserMobileDevices(t *testing.T) {
 	if got := k.Bearer(t.Context(), "/userinfo", access); got.Status != http.StatusUnauthorized {
 		t.Errorf("userinfo answers %d after the revocation", got.Status)
 	}
-	p.Expect("status of 4") // this phone is signed out too
 	p.Click(".lost_phone")
 	p.Click(".lost_phone-yes")
-	p.WaitFor("seen('#sign_in') || seen('#done')")
+	p.WaitText("Everything is signed out.")
+	p.WaitVisible("h1")
 	look(t, p, "lost")
+	// This phone is signed out too, and says so without asking with what has died.
+	p.Click("#back")
+	p.WaitVisible("#sign_in")
+	p.Reload()
+	p.WaitVisible("#sign_in")
+	if text := p.Text("main"); strings.Contains(text, "You have been signed out") {
+		t.Errorf("the first screen says %q", text)
+	}
 }
 
 // TestMobileServes runs the program and asks it to stop.

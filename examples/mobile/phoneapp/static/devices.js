@@ -1,7 +1,8 @@
 // The linked devices: every sign-in that this person approved, and its end.
 import { revokeAll, revokeSession, sessions } from './api.js';
-import { button, el, language, say, show, t } from './dom.js';
-import { Fault } from './oauth.js';
+import { el, language, say, show, t } from './dom.js';
+import { drop, Fault } from './oauth.js';
+import { tell } from './outer.js';
 
 // devices shows the list. said is what has just been done.
 export async function devices(said) {
@@ -43,7 +44,11 @@ function lost() {
   return el('section', { 'aria-labelledby': 'lost-title' }, el('h2', { id: 'lost-title' }, t('lost_title')), el('p', {}, t('lost_text')),
     asking('lost_phone', undefined, async () => {
       await revokeAll();
-      await devices(t('lost_done'));
+      // What is kept here died with the rest; asking with it would only say "signed out".
+      await drop();
+      tell({ type: 'state', signedIn: false });
+      show(t('devices'), el('p', { id: 'done', class: 'notice' }, t('lost_done')), el('p', {}, el('a', { id: 'back', href: '/' }, t('back'))));
+      say(t('lost_done'));
     }));
 }
 

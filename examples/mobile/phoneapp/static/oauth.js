@@ -151,7 +151,8 @@ export async function accessToken(unless) {
 
 const locked = work => navigator.locks ? navigator.locks.request('tokens', work) : work();
 
-async function drop() {
+// drop forgets everything here that belongs to the person.
+export async function drop() {
   access = { value: '', until: 0 };
   await forgetAll();
 }
