@@ -253,7 +253,7 @@ func TestPagesAreFramedByNobody(t *testing.T) {
 		if !strings.Contains(csp, "frame-ancestors 'none'") || !strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe") {
 			t.Errorf("%s: CSP %q", path, csp)
 		}
-		want := []string{"nosniff", "no-referrer", "no-store", "DENY"}
+		want := []string{"nosniff", "same-origin", "no-store", "DENY"}
 		if diff := cmp.Diff(want, []string{h.Get("X-Content-Type-Options"), h.Get("Referrer-Policy"), h.Get("Cache-Control"), h.Get("X-Frame-Options")}); diff != "" {
 			t.Errorf("%s: %s", path, diff)
 		}

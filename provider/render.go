@@ -139,7 +139,8 @@ func secureHeaders(w http.ResponseWriter, policy string) {
 		h.Set("X-Frame-Options", "SAMEORIGIN")
 	}
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
+	// Not no-referrer: with it browsers send "Origin: null" with our own forms.
+	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 }
 
