@@ -292,3 +292,46 @@ func TestOpeningsWithHugeNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestThreatT07AMailedOrPrintedCode: an attacker opens a session and mails, or prints, all that
+// its screen shows: the picture and the user code.
+func TestThreatT07AMailedOrPrintedCode(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{Change: roomy})
+	c, victim := openQR(t, s, "cli", nil), newPhone(t, s)
+	lure, was := payload(c.opened), c.record()
+	if before := c.poll(t.Context()); strings.Contains(c.opened.Body+before.Body, "check_code") || was.Claim != nil {
+		t.Errorf("there is a number before the scan: %s %s %v", c.opened.Body, before.Body, was.Claim)
+	}
+	// The post takes longer than a frame lives, whichever way the picture comes in.
+	s.Clock.Advance(20 * time.Second)
+	for _, entry := range []string{"scanner", "link"} {
+		wantError(t, victim.scan(lure, entry), http.StatusConflict, "stale_frame")
+	}
+	wantUnmoved(t, c, was)
+
+	// The user code lives longer, but the number that approves is born with the scan, on the
+	// attacker's screen, and what was mailed cannot say it.
+	scan := victim.scanCode(c.userCode())
+	mustAnswer(t, scan, http.StatusOK)
+	claimed := c.record()
+	wantError(t, victim.decide(scan, "approve", ""), http.StatusBadRequest, "invalid_request")
+	for _, told := range []string{c.userCode(), lure, scan.Text("confirm_handle"), scan.Text("context_digest")} {
+		wantError(t, victim.decide(scan, "approve", told), http.StatusBadRequest, "invalid_request")
+	}
+	wantUnmoved(t, c, claimed)
+	s.Clock.Advance(storage.PollInterval)
+	number := c.poll(t.Context()).Text("check_code")
+	if number == "" || strings.Contains(scan.Body, `"check_code"`) {
+		t.Fatalf("the number %q, the phone was told %s", number, scan.Body)
+	}
+	// A number printed in advance is a guess, and after a typed code there is one.
+	guess := victim.decide(scan, "approve", wrongCode(number))
+	wantError(t, guess, http.StatusUnprocessableEntity, "check_code_mismatch")
+	if guess.JSON()["tries_left"] != 0.0 {
+		t.Errorf("%s, want no tries left", guess.Body)
+	}
+	wantError(t, victim.decide(scan, "approve", number), http.StatusGone, "gone")
+	s.Clock.Advance(storage.PollInterval)
+	wantError(t, c.poll(t.Context()), http.StatusBadRequest, "access_denied")
+}
