@@ -95,6 +95,8 @@ func (p *Provider) qProblem(w http.ResponseWriter, r *http.Request, b *browser, 
 		p.errorPage(w, r, tooManyTries(problem))
 		return
 	}
+	// What was held before is not what the person has opened last.
+	p.setHold(w, "", -1)
 	fault := problemText(problem.Code)
 	if problem.Code == "not_found" {
 		fault = "This is no QR code of this server."
@@ -117,9 +119,10 @@ func (p *Provider) qClaim(w http.ResponseWriter, r *http.Request) {
 	case b.session == nil || b.session.QRBorn:
 		p.approverSignIn(w, r, b, p.pathOf(routeQClaim))
 	case r.Method != http.MethodPost:
-		p.holdPage(w, r, b)
+		p.holdPage(w, r, b, frame)
 	default:
-		if err := p.checkForm(b, purposeQClaim, "", r.PostForm.Get("csrf")); err != nil {
+		// The yes is to the frame that the page was shown for: a link may have brought another since.
+		if err := p.checkForm(b, purposeQClaim, frame, r.PostForm.Get("csrf")); err != nil {
 			p.errorPage(w, r, err)
 			return
 		}
@@ -141,8 +144,8 @@ func (p *Provider) heldFrame(r *http.Request, b *browser) (string, bool) {
 	return frame, err == nil && p.config.Now().Sub(at) < qr.HoldLifetime
 }
 
-func (p *Provider) holdPage(w http.ResponseWriter, r *http.Request, b *browser) {
-	claim, err := p.sealForm(b, purposeQClaim, "")
+func (p *Provider) holdPage(w http.ResponseWriter, r *http.Request, b *browser, frame string) {
+	claim, err := p.sealForm(b, purposeQClaim, frame)
 	if err != nil {
 		p.errorPage(w, r, err)
 		return

@@ -217,7 +217,7 @@ func TestQHoldRefusals(t *testing.T) {
 		"over":             {endedFrame, http.StatusGone, "This sign-in is over."},
 	} {
 		page := holdFrame(t, s, s.Browser(), row.frame)
-		if page.Status != row.status || !strings.Contains(page.Body, row.says) || strings.Contains(strings.Join(page.Header.Values("Set-Cookie"), ""), "hold") {
+		if page.Status != row.status || !strings.Contains(page.Body, row.says) || !strings.Contains(strings.Join(page.Header.Values("Set-Cookie"), ""), "hold=;") {
 			t.Errorf("%s: %d %v %s", name, page.Status, page.Header, page.Body)
 		}
 	}
@@ -288,5 +288,38 @@ func TestQHoldIsLimitedPerNetwork(t *testing.T) {
 	s.Clock.Advance(10 * time.Minute)
 	if page := holdFrame(t, s, s.Browser(), "1A"); page.Status != http.StatusNotFound {
 		t.Errorf("after the window: %d", page.Status)
+	}
+}
+
+// A page that was shown for one frame says nothing about another, which a stranger's link may have
+// brought since.
+func TestQClaimIsForTheFrameThatWasShown(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := newScanner(t, s)
+	own, strange := openQR(t, s, "cli", nil), openQR(t, s, "cli", nil)
+	holdFrame(t, s, browser, fragment(payload(own.opened)))
+	page := s.Get(t.Context(), browser, "/Q/claim")
+	holdFrame(t, s, browser, fragment(payload(strange.opened)))
+	card := s.Post(t.Context(), browser, "/Q/claim", url.Values{"csrf": {page.Hidden("csrf")}})
+	if card.Status != http.StatusForbidden || own.record().State != storage.QRPending || strange.record().State != storage.QRPending {
+		t.Errorf("%d, own %v, strange %v", card.Status, own.record().State, strange.record().State)
+	}
+}
+
+// What was opened last counts, also when it is refused.
+func TestQRefusalForgetsTheOlderHold(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	browser := newScanner(t, s)
+	own := openQR(t, s, "cli", nil)
+	s.Clock.Advance(30 * time.Second)
+	strange := openQR(t, s, "cli", nil)
+	holdFrame(t, s, browser, fragment(payload(strange.opened)))
+	if refused := holdFrame(t, s, browser, fragment(payload(own.opened))); refused.Status != http.StatusConflict {
+		t.Fatalf("an old frame: %d %s", refused.Status, refused.Body)
+	}
+	if page := s.Get(t.Context(), browser, "/Q/claim"); page.Status != http.StatusGone || strange.record().State != storage.QRPending {
+		t.Errorf("%d, %v", page.Status, strange.record().State)
 	}
 }

@@ -74,8 +74,22 @@ func ReadQR(picture []byte) (string, error) {
 	return readQR(drawn)
 }
 
-func readQR(drawn image.Image) (string, error) {
-	bitmap, err := gozxing.NewBinaryBitmap(gozxing.NewHybridBinarizer(gozxing.NewLuminanceSourceFromImage(drawn)))
+// readQR tries two ways to tell dark from light, at two sizes: a phone sees many pictures of a
+// code in a second, and the decoder misses one now and then.
+func readQR(drawn image.Image) (text string, err error) {
+	for _, picture := range []image.Image{drawn, halved(drawn)} {
+		source := gozxing.NewLuminanceSourceFromImage(picture)
+		for _, binarizer := range []gozxing.Binarizer{gozxing.NewHybridBinarizer(source), gozxing.NewGlobalHistgramBinarizer(source)} {
+			if text, err = decode(binarizer); err == nil {
+				return text, nil
+			}
+		}
+	}
+	return "", err
+}
+
+func decode(binarizer gozxing.Binarizer) (string, error) {
+	bitmap, err := gozxing.NewBinaryBitmap(binarizer)
 	if err != nil {
 		return "", err
 	}
@@ -84,4 +98,16 @@ func readQR(drawn image.Image) (string, error) {
 		return "", err
 	}
 	return read.GetText(), nil
+}
+
+// halved takes every second pixel of every second row.
+func halved(drawn image.Image) image.Image {
+	from := drawn.Bounds()
+	small := image.NewGray(image.Rect(0, 0, from.Dx()/2, from.Dy()/2))
+	for y := range small.Rect.Dy() {
+		for x := range small.Rect.Dx() {
+			small.Set(x, y, drawn.At(from.Min.X+2*x, from.Min.Y+2*y))
+		}
+	}
+	return small
 }
