@@ -179,6 +179,39 @@ func TestBrowserMobileRefusals(t *testing.T) {
 	}
 }
 
+// TestThreatT26HostileTexts: texts that a hostile code may say, each close to what this provider's
+// say. Nothing is opened, and nobody is asked about them, not even the provider. What the camera
+// sees takes the same way; TestBrowserMobileScan shows it one.
+func TestThreatT26HostileTexts(t *testing.T) {
+	t.Parallel()
+	k := openPocket(t, providertest.Options{})
+	p := k.signIn(browsers.Page(t, aPhone()))
+	code := strings.TrimPrefix(k.open("cli").payload, k.Issuer)
+	for what, text := range map[string]string{
+		"another host":            "https://elsewhere.example" + code,
+		"a longer host":           k.Issuer + ".elsewhere.example" + code,
+		"the issuer as user name": k.Issuer + "@elsewhere.example" + code,
+		"the issuer in the path":  "https://elsewhere.example/" + k.Issuer + code,
+		"another scheme":          strings.Replace(k.Issuer, "http:", "ftp:", 1) + code,
+		"a redirect of our own":   k.Issuer + "/logout?post_logout_redirect_uri=https://elsewhere.example/",
+		"a script":                "javascript://elsewhere.example/%0aalert(1)",
+	} {
+		p.Reload()
+		p.WaitVisible("#person")
+		typed(p, text)
+		p.WaitText("This is not a code of " + k.Issuer)
+		if at := p.URL(); at != k.app+"/" {
+			t.Errorf("%s leads to %s", what, at)
+		}
+		for _, asked := range chromium.Eval[[]string](p, "performance.getEntriesByType('resource').map(entry => entry.name)") {
+			own := strings.HasPrefix(asked, k.app+"/") || strings.HasPrefix(asked, k.Issuer+"/.well-known/")
+			if !own {
+				t.Errorf("%s: the application asks for %s", what, asked)
+			}
+		}
+	}
+}
+
 // TestBrowserMobileStepUp signs in again because the asker wants a recent sign-in, and comes
 // back to the same card.
 func TestBrowserMobileStepUp(t *testing.T) {
