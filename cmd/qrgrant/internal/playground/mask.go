@@ -91,7 +91,7 @@ func maskAddress(address string) string {
 		shown += "?" + formText(query, "&")
 	}
 	if u.Fragment != "" {
-		if !strings.HasSuffix(u.Path, "/Q") {
+		if !strings.HasSuffix(u.Path, "/Q") || !isFrame(u.Fragment) {
 			return shorten(shown) + "#••••"
 		}
 		shown += "#" + u.Fragment
@@ -102,11 +102,20 @@ func maskAddress(address string) string {
 	return printable(shown)
 }
 
+// isFrame reports whether a fragment looks like that of a QR code: the version and base32.
+func isFrame(fragment string) bool {
+	rest, ok := strings.CutPrefix(fragment, "1")
+	return ok && strings.Trim(rest, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
+
 // formText lists parameters in the order of their names.
 func formText(form url.Values, between string) string {
 	var all []string
 	for name, values := range form {
 		for _, value := range values {
+			if value == "" && len(values) == 1 && len(form) == 1 {
+				name = "(a text)" // a body without a name is read as a name without a value
+			}
 			all = append(all, publicWord(name)+"="+show(name, value))
 		}
 	}
@@ -149,20 +158,29 @@ func headerLines(h http.Header, names []string) []string {
 func headerValue(name, value string) string {
 	switch name {
 	case "Authorization":
-		scheme, secret, _ := strings.Cut(value, " ")
+		scheme, secret, found := strings.Cut(value, " ")
+		if !found {
+			return fmt.Sprintf("•••• (%d characters)", len(value))
+		}
 		return fmt.Sprintf("%s •••• (%d characters)", publicWord(scheme), len(secret))
 	case "DPoP":
 		return fmt.Sprintf("•••• (%d characters)", len(value))
 	case "Cookie":
 		var names []string
 		for pair := range strings.SplitSeq(value, ";") {
-			cookie, secret, _ := strings.Cut(strings.TrimSpace(pair), "=")
+			cookie, secret, named := strings.Cut(strings.TrimSpace(pair), "=")
+			if !named {
+				cookie, secret = "(no name)", cookie
+			}
 			names = append(names, fmt.Sprintf("%s=•••• (%d characters)", publicWord(cookie), len(secret)))
 		}
 		return strings.Join(names, "; ")
 	case "Set-Cookie":
 		pair, attributes, _ := strings.Cut(value, ";")
-		cookie, secret, _ := strings.Cut(pair, "=")
+		cookie, secret, named := strings.Cut(pair, "=")
+		if !named {
+			cookie, secret = "(no name)", cookie
+		}
 		return fmt.Sprintf("%s=•••• (%d characters);%s", publicWord(cookie), len(secret), printable(attributes))
 	case "Location":
 		return maskAddress(value)
