@@ -262,12 +262,23 @@ func (b *backchannel) tell(n *storage.LogoutNotice) {
 	case errors.Is(err, storage.ErrConflict), errors.Is(err, storage.ErrNotFound):
 		// Another process tells the client.
 		return
-	case err == nil:
-		err = b.try(ctx, taken)
+	case err != nil:
+		b.failed(ctx, n, err)
+		// The notice is as due as before, and the end of a try looks at once: without a pause
+		// a full disk would be tried as fast as it fails.
+		select {
+		case <-b.config.After(backchannelLease):
+		case <-b.closing:
+		}
+		return
 	}
-	if err != nil {
-		b.config.Logger.ErrorContext(ctx, "a logout notice was not read or written", "client_id", n.ClientID, "error", err)
+	if err := b.try(ctx, taken); err != nil {
+		b.failed(ctx, n, err)
 	}
+}
+
+func (b *backchannel) failed(ctx context.Context, n *storage.LogoutNotice, err error) {
+	b.config.Logger.ErrorContext(ctx, "a logout notice was not read or written", "client_id", n.ClientID, "error", err)
 }
 
 // take makes the notice this process's own for the time of a try.

@@ -1,11 +1,13 @@
 package provider_test
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -376,6 +378,65 @@ func TestBackchannelIsTakenOnce(t *testing.T) {
 	if len(told) != ends || len(r.got) != 0 {
 		t.Errorf("%d sign-ins told, %d requests more", len(told), len(r.got))
 	}
+}
+
+// noticesFull is a store that takes no change of a notice while it is full, and counts them.
+type noticesFull struct {
+	storage.Store
+	full    atomic.Bool
+	refused atomic.Int32
+}
+
+func (f *noticesFull) UpdateLogoutNotice(ctx context.Context, sid, clientID string, change func(*storage.LogoutNotice) error) error {
+	if f.full.Load() {
+		f.refused.Add(1)
+		return storage.ErrFull
+	}
+	return f.Store.UpdateLogoutNotice(ctx, sid, clientID, change)
+}
+
+// A full store is not tried again before a minute is over, however often somebody looks.
+func TestBackchannelRestsWhenTheStoreIsFull(t *testing.T) {
+	t.Parallel()
+	r, store, rests := newReceiver(t), &noticesFull{}, make(chan time.Duration, 100)
+	clients := opClients()
+	clients[0].BackchannelLogoutURI = r.URL + "/rp"
+	s := providertest.NewServer(t, providertest.Options{
+		Clients: clients,
+		Wrap:    func(inner storage.Store) storage.Store { store.Store = inner; return store },
+		Change: func(c *provider.Config) {
+			r.reachable(c)
+			after := c.After
+			c.After = func(d time.Duration) <-chan time.Time {
+				rings := after(d)
+				rests <- d
+				return rings
+			}
+		},
+	})
+	o := &op{Server: s, t: t, browser: s.Browser(), mode: "query"}
+	o.tokens()
+	store.full.Store(true)
+	o.leave(nil)
+	for n := int32(1); n <= 2; n++ {
+		select {
+		case d := <-rests:
+			if d != time.Minute {
+				t.Errorf("it rests for %s", d)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d tries without a rest", store.refused.Load())
+		}
+		sweep(t, s)
+		s.Provider.TellClients()
+		if got := store.refused.Load(); got != n {
+			t.Errorf("%d tries, not %d", got, n)
+		}
+		store.full.Store(n < 2)
+		s.Clock.Advance(time.Minute)
+	}
+	r.wait(t)
+	wantOutbox(t, s, func(left []*storage.LogoutNotice) bool { return len(left) == 0 })
 }
 
 // A client that is not to be told any more is not.
