@@ -155,6 +155,10 @@ func CheckBackchannelLogoutURI(raw string) error {
 	return nil
 }
 
+// TellClients begins to tell clients of the sign-ins that were ended in the store by others
+// than this Provider. It does not wait; Sweep does the same.
+func (p *Provider) TellClients() { p.backchannel.look() }
+
 // start begins to tell what is due, also what an earlier process left.
 func (b *backchannel) start() { b.done.Go(b.run) }
 

@@ -204,7 +204,7 @@ func TestBackchannelTellsOfADisabledAccount(t *testing.T) {
 	}
 	tokens, members := o.tokens()
 	_, born := signIn(t, o.Server, "cli", nil)
-	if err := provider.EndSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
+	if err := provider.EndStoredSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	o.Provider.TellClients()
@@ -223,7 +223,7 @@ func TestBackchannelTellsOfADisabledAccount(t *testing.T) {
 		}
 	}
 	wantOutbox(t, o.Server, func(left []*storage.LogoutNotice) bool { return len(left) == 0 })
-	if err := provider.EndSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
+	if err := provider.EndStoredSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if left := outbox(t, o.Server); len(left) != 0 {
@@ -358,7 +358,7 @@ func TestBackchannelIsTakenOnce(t *testing.T) {
 	for range ends {
 		o.tokens("prompt", "login")
 	}
-	if err := provider.EndSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
+	if err := provider.EndStoredSignIns(t.Context(), o.Store, providertest.AliceSubject, o.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	o.Provider.TellClients()
