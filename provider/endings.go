@@ -13,8 +13,10 @@ import (
 // is locked or its password replaced, because whoever the change is to keep out may hold either.
 // The store must know of the change already, or the person could sign in between. Clients are
 // told (OpenID Connect Back-Channel Logout 1.0). A person without sign-ins is no error; after
-// one, the call can be repeated.
+// one, the call can be repeated. The end of ctx does not stop it.
 func (p *Provider) EndSignIns(ctx context.Context, subject string) error {
+	// Whoever asked for it may hang up: half of it done would leave a thief signed in.
+	ctx = context.WithoutCancel(ctx)
 	now := p.config.Now()
 	sids, err := revokePerson(ctx, p.config.Store, subject, now)
 	errs := []error{err}
@@ -24,9 +26,12 @@ func (p *Provider) EndSignIns(ctx context.Context, subject string) error {
 	return errors.Join(errs...)
 }
 
-// EndStoredSignIns is EndSignIns on a store that no Provider serves at the time. The store keeps
-// what clients are to be told for the Provider that serves it next.
+// EndStoredSignIns is EndSignIns on a store that no Provider of this process serves. The store
+// keeps what clients are to be told: a Provider that serves it begins to at its start, at its next
+// Sweep, or at once with TellClients.
 func EndStoredSignIns(ctx context.Context, store storage.Store, subject string, now time.Time) error {
+	// See EndSignIns.
+	ctx = context.WithoutCancel(ctx)
 	sids, err := revokePerson(ctx, store, subject, now)
 	errs := []error{err}
 	for _, sid := range sids {
@@ -58,8 +63,11 @@ func revokePerson(ctx context.Context, store storage.Store, subject string, now 
 
 // RevokeClientTokens revokes the tokens that people have given a client: what is due when it is
 // switched off, or they would work again once it is switched on. While it is off none works
-// anyway. Tokens of its own (client_credentials) end by their lifetime.
+// anyway. Tokens of its own (client_credentials) end by their lifetime. The end of ctx does not
+// stop it.
 func RevokeClientTokens(ctx context.Context, store storage.Store, clientID string, now time.Time) error {
+	// See EndSignIns: what is left of a thief's tokens would work again.
+	ctx = context.WithoutCancel(ctx)
 	users, err := store.Users(ctx)
 	if err != nil {
 		return fmt.Errorf("provider: list the people: %w", err)

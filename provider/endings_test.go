@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"testing"
@@ -129,5 +130,39 @@ func TestRevokeClientTokens(t *testing.T) {
 	}
 	if reply := s.Bearer(t.Context(), "/userinfo", other.AccessToken); reply.Status != http.StatusOK {
 		t.Errorf("the other client's: %d", reply.Status)
+	}
+}
+
+// Whoever asked for an end may hang up in the middle of it: it comes to its end all the same.
+func TestEndingsOutliveWhoAsked(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(context.Context, *providertest.Server) error{
+		"by the provider": func(ctx context.Context, s *providertest.Server) error {
+			return s.Provider.EndSignIns(ctx, providertest.AliceSubject)
+		},
+		"in the store": func(ctx context.Context, s *providertest.Server) error {
+			return provider.EndStoredSignIns(ctx, s.Store, providertest.AliceSubject, s.Clock.Now())
+		},
+		"of a client": func(ctx context.Context, s *providertest.Server) error {
+			return provider.RevokeClientTokens(ctx, s.Store, "web", s.Clock.Now())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := providertest.NewServer(t, providertest.Options{})
+			browser := s.Browser()
+			tokens := s.SignedIn(t.Context(), browser, "web", "openid")
+			gone, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := end(gone, s); err != nil {
+				t.Error(err)
+			}
+			if reply := s.Bearer(t.Context(), "/userinfo", tokens.AccessToken); reply.Status != http.StatusUnauthorized {
+				t.Errorf("the access token: %d", reply.Status)
+			}
+			if got, want := silent(t, s, browser), name == "of a client"; got != want {
+				t.Errorf("the browser is signed in: %v", got)
+			}
+		})
 	}
 }
