@@ -156,7 +156,8 @@ func (p *Provider) sessionOf(ctx context.Context, cookie string) (*storage.Sessi
 
 // signIn opens a new sign-in with a new sid and a new cookie, whatever the browser had: an
 // identifier from before the password must not survive it. The record lasts as long as the last
-// access token of this sign-in can, so that an unknown sid always means an ended one.
+// access token of this sign-in can, so that an unknown sid always means an ended one. It returns
+// nil when the person has changed since the password was checked.
 func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *storage.User, b *browser) (*storage.Session, error) {
 	sid, err := p.secret()
 	if err != nil {
@@ -184,8 +185,28 @@ func (p *Provider) signIn(ctx context.Context, w http.ResponseWriter, user *stor
 	if err := p.config.Store.PutSession(ctx, s); err != nil {
 		return nil, unavailable(err)
 	}
+	if lasts, err := p.stillSigns(ctx, user, s.ID); err != nil || !lasts {
+		return nil, err
+	}
 	p.setSession(w, cookie)
 	return s, p.endOther(ctx, s, b)
+}
+
+// stillSigns reports whether the person is as the password was checked against, and ends the new
+// sign-in otherwise. Whoever changes the password or disables the person ends the sign-ins that
+// are stored by then; this one may have been stored after.
+func (p *Provider) stillSigns(ctx context.Context, verified *storage.User, sid string) (bool, error) {
+	now, err := p.config.Store.User(ctx, verified.Subject)
+	if err == nil && now.PasswordHash == verified.PasswordHash && now.Disabled == verified.Disabled {
+		return true, nil
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		err = nil
+	}
+	if err = errors.Join(err, p.endSignIn(ctx, "", sid)); err != nil {
+		return false, unavailable(err)
+	}
+	return false, nil
 }
 
 // qrBornSession is the sign-in that a redemption makes; it keeps that mark (protocol §8).
@@ -219,7 +240,11 @@ func (p *Provider) secret() (string, error) {
 // was made by us with this payload. It is the CSRF token and keeps hidden fields as they were.
 func (p *Provider) sealForm(b *browser, purpose, payload string) (string, error) {
 	at := strconv.FormatInt(p.config.Now().Unix(), 36)
-	mac, err := formMAC(p.keys.serverKeys("")[0].Secret, b, purpose, payload, at)
+	keys := p.keys.serverKeys("")
+	if len(keys) == 0 {
+		return "", serverError(errors.New("provider: no server key"))
+	}
+	mac, err := formMAC(keys[0].Secret, b, purpose, payload, at)
 	if err != nil {
 		return "", serverError(err)
 	}
@@ -254,7 +279,11 @@ func (p *Provider) sealedAt(b *browser, purpose, payload, token string) (time.Ti
 	if err != nil {
 		return time.Time{}, stale
 	}
-	for _, key := range p.keys.serverKeys("") {
+	keys := p.keys.serverKeys("")
+	if purpose == knownCookie {
+		keys = p.keys.knownKeys()
+	}
+	for _, key := range keys {
 		mac, err := formMAC(key.Secret, b, purpose, payload, at)
 		if err != nil {
 			return time.Time{}, serverError(err)

@@ -25,10 +25,15 @@ const tendEvery = time.Minute
 // its successor begins to, rotate later; the successor is published ahead of that, so that no
 // relying party meets a kid it could not have fetched; what is retired verifies for keep more.
 // A server key goes the same way, published to the other processes on the store only; retired,
-// it lasts as long as a QR session, a form or a browser's note that it made can.
+// it verifies for keepServer what a QR session, a form or the note of a browser's last use is sealed
+// with, and for keepKnown the note of a known browser alone, which opens nothing: whoever learnt an
+// old key can forge no more than that with it.
 type keySchedule struct {
-	rotate, ahead, keep, keepServer time.Duration
+	rotate, ahead, keep, keepServer, keepKnown time.Duration
 }
+
+// keepForgotten is after what time a retired server key is forgotten.
+func (s keySchedule) keepForgotten() time.Duration { return max(s.keepServer, s.keepKnown) }
 
 // ringAlgorithms lists what the ring has keys for.
 func ringAlgorithms() []jose.SignatureAlgorithm {
@@ -40,10 +45,11 @@ func ringAlgorithms() []jose.SignatureAlgorithm {
 func (r *keyRing) tend(ctx context.Context) error {
 	r.tending.Lock()
 	defer r.tending.Unlock()
-	if err := r.reload(ctx); err != nil {
-		return err
+	// A row that is no key of ours must not stop the rotation; it is told of at the end.
+	errs, err := r.read(ctx)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for _, alg := range ringAlgorithms() {
 		if from, due := r.dueAt(alg, r.now()); due {
 			errs = append(errs, r.makeNext(ctx, alg, from))
@@ -82,31 +88,44 @@ func (r *keyRing) learn(ctx context.Context) error {
 	return r.reload(ctx)
 }
 
-// reload makes the ring hold what the store holds. What it knows is taken before the store is read:
-// a key that is made in between is not in what was read, and must stay.
+// reload is read for those who have nothing to do in spite of a stray row.
 func (r *keyRing) reload(ctx context.Context) error {
+	strays, err := r.read(ctx)
+	return errors.Join(append(strays, err)...)
+}
+
+// read makes the ring hold what the store holds, and returns what is wrong with each row that is
+// not taken. After err nothing may be made. What the ring knows is taken before the store is read:
+// a key that is made in between is not in what was read, and must stay.
+func (r *keyRing) read(ctx context.Context) (strays []error, err error) {
 	known := map[string]bool{}
 	for _, k := range r.all() {
 		known[k.id] = true
 	}
 	stored, err := r.store.Keys(ctx)
 	if err != nil {
-		return fmt.Errorf("provider: load keys: %w", err)
+		return nil, fmt.Errorf("provider: load keys: %w", err)
 	}
 	if len(r.seals) == 0 && slices.ContainsFunc(stored, isSealed) {
 		// Another process has sealed the store: what this one makes would lie in the clear.
-		return ErrKeySeal
+		return nil, ErrKeySeal
 	}
-	var errs []error
 	for _, k := range stored {
-		if !known[k.ID] {
-			errs = append(errs, r.load(*k))
+		if known[k.ID] {
+			continue
+		}
+		if err := r.load(*k); err != nil {
+			strays = append(strays, err)
 		}
 	}
 	r.drop(func(k *ringKey) bool {
 		return known[k.id] && !slices.ContainsFunc(stored, func(s *storage.Key) bool { return s.ID == k.id })
 	})
-	return errors.Join(errs...)
+	if errors.Is(errors.Join(strays...), ErrKeySeal) && !slices.ContainsFunc(stored, r.seals.sealed) {
+		// It is not one row: others seal anew, and could not open what this process would seal.
+		return strays, ErrKeySeal
+	}
+	return strays, nil
 }
 
 // dueAt reports whether the next key of an algorithm must be published by now, and from when
@@ -160,13 +179,17 @@ func (r *keyRing) forget(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// verifies reports whether a key is still good for verification: it signs, or will, or ceased
-// to less than keep ago.
+// verifies reports whether a key is still good for any verification.
 func (r *keyRing) verifies(k *ringKey, now time.Time) bool {
 	keep := r.schedule.keep
 	if k.alg == serverHMAC {
-		keep = r.schedule.keepServer
+		keep = r.schedule.keepForgotten()
 	}
+	return r.lasts(k, keep, now)
+}
+
+// lasts reports whether a key signs, or will, or ceased to less than keep ago.
+func (r *keyRing) lasts(k *ringKey, keep time.Duration, now time.Time) bool {
 	for _, next := range r.of(k.alg) {
 		if compareKeys(next, k) > 0 {
 			return now.Before(next.activeFrom.Add(keep))

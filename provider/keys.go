@@ -82,7 +82,7 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 		store: c.Store, now: c.Now, random: c.Rand, logger: c.Logger, seals: seals, own: detached(ctx),
 		schedule: keySchedule{
 			rotate: c.KeyRotation, ahead: c.KeyPublishAhead, keep: c.IDTokenLifetime + c.KeyRetention,
-			keepServer: max(qr.KeyRetention, formLifetime, c.SessionIdle),
+			keepServer: max(qr.KeyRetention, formLifetime, c.SessionIdle), keepKnown: knownLifetime,
 		},
 	}
 	keys, err := ring.openStored(ctx)
@@ -303,6 +303,16 @@ func (r *keyRing) publicKeys() *jose.JSONWebKeySet {
 // of a key that the caller has to have, empty for none: one that the ring does not know may
 // have been made by another process.
 func (r *keyRing) serverKeys(wanted string) []qr.Key {
+	return r.serverKeysKept(wanted, r.schedule.keepServer)
+}
+
+// knownKeys returns the server keys that may have sealed the note of a known browser.
+func (r *keyRing) knownKeys() []qr.Key {
+	return r.serverKeysKept("", r.schedule.keepForgotten())
+}
+
+// serverKeysKept returns the making server key, and the others but for those that retired keep ago.
+func (r *keyRing) serverKeysKept(wanted string, keep time.Duration) []qr.Key {
 	r.tendSoon(r.own)
 	known := func(k *ringKey) bool { return k.id == wanted }
 	if wanted != "" && !slices.ContainsFunc(r.all(), known) {
@@ -317,7 +327,7 @@ func (r *keyRing) serverKeys(wanted string) []qr.Key {
 		keys = append(keys, qr.Key{ID: making.id, Secret: making.secret})
 	}
 	for _, k := range r.of(serverHMAC) {
-		if k.id != making.id && r.verifies(k, now) {
+		if k.id != making.id && r.lasts(k, keep, now) {
 			keys = append(keys, qr.Key{ID: k.id, Secret: k.secret})
 		}
 	}

@@ -306,3 +306,30 @@ func TestKnownCookie(t *testing.T) {
 		}
 	}
 }
+
+// The note of a known browser outlives the server key that sealed it.
+func TestKnownBrowserOutlivesTheServerKey(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	mine := d.Browser()
+	if reply := d.signIn(mine, providertest.AliceLogin, "198.51.100.1"); !signedIn(reply) {
+		t.Fatalf("%d %s", reply.Status, reply.Body)
+	}
+	old := serverKeys(t, d.Server)[0].ID
+	d.Clock.Advance(89 * day)
+	sweep(t, d.Server)
+	d.Clock.Advance(4 * day)
+	sweep(t, d.Server)
+	sweep(t, d.Server)
+	if keys := serverKeys(t, d.Server); len(keys) != 2 || keys[0].ID != old {
+		t.Fatalf("%d server keys", len(keys))
+	}
+	const here = "203.0.113.1"
+	d.attacked(providertest.AliceLogin, here)
+	if reply := d.signIn(d.Browser(), providertest.AliceLogin, here); reply.Status != http.StatusTooManyRequests {
+		t.Fatalf("a stranger: %d", reply.Status)
+	}
+	if reply := d.signIn(mine, providertest.AliceLogin, here); !signedIn(reply) {
+		t.Errorf("the known browser: %d", reply.Status)
+	}
+}

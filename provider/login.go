@@ -71,11 +71,16 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req, isAuthorize, parseErr := p.authorizeFor(r.Context(), next)
-	if user == nil {
+	var session *storage.Session
+	if user != nil {
+		session, err = p.signIn(r.Context(), w, user, b)
+	}
+	if session == nil && err == nil {
 		p.signInPage(w, r, b, signInView{Next: next, Login: r.PostForm.Get("login"), Fault: "The user name or the password is wrong.", client: req})
 		return
 	}
-	if b.session, err = p.signIn(r.Context(), w, user, b); err == nil {
+	if err == nil {
+		b.session = session
 		err = p.rememberBrowser(w, r, accountOf(user.Login))
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -31,9 +32,9 @@ type hashCost struct {
 }
 
 // hashCosts knows which parameters the hashes of the people have, and how many have which. A
-// name that nobody has gets parameters by lot, and always the same: as many of the unknown names
-// are slow as of the known ones, so that the time of an answer tells nothing. (To check every
-// name at the highest cost would tell those of the lower ones.)
+// name that nobody has gets parameters by lot, and the same until the server key is rotated: as many
+// of the unknown names are slow as of the known ones, so that the time of an answer tells nothing.
+// (To check every name at the highest cost would tell those of the lower ones.)
 type hashCosts struct {
 	mu     sync.Mutex
 	at     time.Time
@@ -96,7 +97,11 @@ func (p *Provider) hashOf(ctx context.Context, user *storage.User, who account) 
 	if err := p.hashCosts.refresh(ctx, p.config.Store, p.config.Now()); err != nil {
 		return "", unavailable(err)
 	}
-	key, err := hkdf.Key(sha256.New, p.keys.serverKeys("")[0].Secret, nil, "provider|nobody", sha256.Size)
+	keys := p.keys.serverKeys("")
+	if len(keys) == 0 {
+		return "", serverError(errors.New("provider: no server key"))
+	}
+	key, err := hkdf.Key(sha256.New, keys[0].Secret, nil, "provider|nobody", sha256.Size)
 	if err != nil {
 		return "", serverError(err)
 	}
