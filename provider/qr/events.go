@@ -74,10 +74,8 @@ func (s *Server) HostedEvents(w http.ResponseWriter, r *http.Request, f Flow, na
 // serveEvents streams until the session ends, or returns why it did not begin.
 func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, q *storage.QRSession, name namer) *TokenError {
 	out := &eventWriter{w: w, control: http.NewResponseController(w)}
-	if !implements[http.Flusher](w) && !implements[interface{ FlushError() error }](w) || out.control.SetWriteDeadline(time.Time{}) != nil {
-		e := tokenError(http.StatusNotImplemented, "server_error", "This server cannot stream here. Poll instead.")
-		e.cause = errors.New("qr: the http.ResponseWriter has no Flush or no SetWriteDeadline")
-		return e
+	if !implements[http.Flusher](w) && !implements[interface{ FlushError() error }](w) || !implements[deadliner](w) {
+		return cannotStream()
 	}
 	own, fault := s.enter(q)
 	if fault != nil {
@@ -86,6 +84,10 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, q *storage.
 	defer s.streams.leave(own)
 	// The body is read; a time limit for reading the request would end the stream.
 	_ = out.control.SetReadDeadline(time.Time{}) // where there is none, there is no limit
+	// Not before now: a refusal keeps the server's time limit.
+	if out.control.SetWriteDeadline(time.Time{}) != nil {
+		return cannotStream()
+	}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
@@ -94,6 +96,17 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, q *storage.
 	out.retry = int64(s.comeBack() / time.Millisecond)
 	s.follow(r.Context(), own, out, name)
 	return nil
+}
+
+// deadliner is what http.ResponseController looks for to set the deadline of writes.
+type deadliner interface {
+	SetWriteDeadline(deadline time.Time) error
+}
+
+func cannotStream() *TokenError {
+	e := tokenError(http.StatusNotImplemented, "server_error", "This server cannot stream here. Poll instead.")
+	e.cause = errors.New("qr: the http.ResponseWriter has no Flush or no SetWriteDeadline")
+	return e
 }
 
 // implements reports whether w or what it wraps is a T, as http.ResponseController looks for it.

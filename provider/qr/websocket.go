@@ -127,10 +127,10 @@ func (s *Server) admit(r *http.Request, conn *socket) (*stream, websocket.Status
 
 // firstFrame reads the credentials, or returns what to close with.
 func (s *Server) firstFrame(ctx context.Context, conn *socket) (url.Values, websocket.StatusCode, string) {
-	read := make(chan struct{})
-	defer close(read)
+	read, gone := make(chan struct{}), make(chan struct{})
 	late := make(chan struct{})
 	go func() {
+		defer close(gone)
 		select {
 		case <-s.config.After(firstFrameWait):
 			close(late)
@@ -142,6 +142,10 @@ func (s *Server) firstFrame(ctx context.Context, conn *socket) (url.Values, webs
 		_ = conn.net.SetReadDeadline(kernelTime()) // it fails when there is nothing to end
 	}()
 	kind, frame, err := conn.ws.Read(context.WithoutCancel(ctx))
+	// The watcher may be about to set its deadline, which must not end the stream that follows.
+	close(read)
+	<-gone
+	_ = conn.net.SetReadDeadline(time.Time{}) // it fails when there is nothing to keep
 	var timeout net.Error
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout():
