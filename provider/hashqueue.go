@@ -100,9 +100,10 @@ func (q *hashQueue) leave(w *hashWaiter) {
 	line := q.line(w)
 	if i := slices.Index(*line, w); i >= 0 {
 		*line = slices.Delete(*line, i, i+1)
-		return
+	} else {
+		q.take(w, -1)
 	}
-	q.take(w, -1)
+	// Also after giving up: those behind may have waited for nothing but this one's memory.
 	q.admit()
 }
 

@@ -104,3 +104,27 @@ func TestHashQueueBoundsMemoryAndLength(t *testing.T) {
 		t.Errorf("who is gone waits on: %v", err)
 	}
 }
+
+// Whoever needed more memory than is free, and gives up, holds up nobody behind.
+func TestHashQueueGoesOnWhenOneGivesUp(t *testing.T) {
+	t.Parallel()
+	var q hashQueue
+	small, big, late := waiter(strangerOf(1), argonMemory), waiter(strangerOf(2), hashMemory), waiter(strangerOf(3), argonMemory)
+	for _, w := range []*hashWaiter{small, big, late} {
+		if !q.enter(w) {
+			t.Fatal("refused")
+		}
+	}
+	if admitted(late) {
+		t.Fatal("overtaken")
+	}
+	q.leave(big)
+	if !admitted(late) {
+		t.Error("a free place is given to nobody")
+	}
+	q.leave(small)
+	q.leave(late)
+	if q.running != 0 || q.memory != 0 {
+		t.Errorf("%d run with %d KiB", q.running, q.memory)
+	}
+}
