@@ -142,6 +142,8 @@ func secureHeaders(w http.ResponseWriter, policy string) {
 	// Not no-referrer: with it browsers send "Origin: null" with our own forms.
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
+	// None of our pages scans: a camera belongs to the app.
+	h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
 }
 
 // openedByClients reports whether a client may have opened the page in a window of its own

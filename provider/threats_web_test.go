@@ -158,7 +158,7 @@ func TestAnswersAreNeitherCachedNorSharedNorSniffed(t *testing.T) {
 				t.Errorf("%s: Content-Security-Policy %q lacks %s", what, policy, directive)
 			}
 		}
-		if reply.Header.Get("X-Frame-Options") != "DENY" || reply.Header.Get("Referrer-Policy") != "same-origin" {
+		if reply.Header.Get("X-Frame-Options") != "DENY" || reply.Header.Get("Referrer-Policy") != "same-origin" || !strings.Contains(reply.Header.Get("Permissions-Policy"), "camera=()") {
 			t.Errorf("%s: %s", what, headerText(reply))
 		}
 	}
