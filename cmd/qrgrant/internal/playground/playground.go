@@ -26,6 +26,8 @@ const (
 	maxRequest = 16 << 10
 	// aliveEvery is how often a silent stream of exchanges says that it is alive.
 	aliveEvery = 15 * time.Second
+	// writeWait bounds one write to that stream.
+	writeWait = 10 * time.Second
 )
 
 // App is the page. All fields are required.
@@ -139,6 +141,8 @@ func (a *App) exchanges(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	control := http.NewResponseController(w)
+	// A time limit for reading the request would end the stream.
+	_ = control.SetReadDeadline(time.Time{}) // where there is none, there is no limit
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
 	for {
@@ -155,7 +159,7 @@ func (a *App) exchanges(w http.ResponseWriter, r *http.Request) {
 		if out.Len() == 0 {
 			out.WriteString(":\n\n")
 		}
-		if _, err := w.Write(out.Bytes()); err != nil || control.Flush() != nil {
+		if err := write(w, control, out.Bytes()); err != nil {
 			return
 		}
 		select {
@@ -165,6 +169,20 @@ func (a *App) exchanges(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// write gives each write of a stream a deadline of its own: a browser that reads nothing is gone.
+func write(w io.Writer, control *http.ResponseController, text []byte) error {
+	if err := control.SetWriteDeadline(time.Now().Add(writeWait)); err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return err
+	}
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	return control.SetWriteDeadline(time.Time{})
 }
 
 // signIn is POST /sign-in {address}: it answers {address}, where the sign-in came back to. Only
