@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -68,11 +69,20 @@ func startEmbed(t *testing.T) string {
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "embed"), "--addr", addr, "--issuer", "http://"+addr, "--data", filepath.Join(dir, "qr.db"))
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "embed"), "--addr", addr, "--issuer", "http://"+addr)
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // the end of the test's context has killed it
+	t.Cleanup(func() {
+		_ = cmd.Wait() // the end of the test's context has interrupted it
+		if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+			t.Errorf("%v is left behind, %v", left, err)
+		}
+	})
 	for over := time.After(20 * time.Second); ; {
 		if resp, err := http.Get("http://" + addr + "/.well-known/qr-configuration"); err == nil {
 			_ = resp.Body.Close()

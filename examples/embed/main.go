@@ -14,7 +14,9 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/ory/fosite"
@@ -31,18 +33,42 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8070", "`HOST:PORT` to listen on")
 	issuer := flag.String("issuer", "http://127.0.0.1:8070", "`URL` of this server")
-	data := flag.String("data", filepath.Join(os.TempDir(), "embed-qr.db"), "`FILE` for the QR sessions")
 	flag.Parse()
-	mux := http.NewServeMux()
-	if err := serve(mux, *issuer, *data); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *addr, *issuer)
+	stop()
+	if err != nil {
 		log.Fatalln("embed:", err)
 	}
-	server := &http.Server{Addr: *addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
-	log.Println("embed serves", *issuer)
-	log.Fatalln("embed:", server.ListenAndServe())
 }
 
-func serve(mux *http.ServeMux, issuer, data string) error {
+// run serves until ctx ends. The QR sessions go with the process, as its secrets do.
+func run(ctx context.Context, addr, issuer string) (err error) {
+	dir, err := os.MkdirTemp("", "embed-qr-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	mux := http.NewServeMux()
+	closeQR, err := serve(mux, issuer, filepath.Join(dir, "qr.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeQR()) }()
+	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ListenAndServe() }()
+	log.Println("embed serves", issuer)
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return server.Close()
+	}
+}
+
+// serve returns what ends the QR grant and closes its store.
+func serve(mux *http.ServeMux, issuer, data string) (func() error, error) {
 	// The server they have: a client for the phone app, which signs people in with code + PKCE.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	secret := []byte(rand.Text() + rand.Text())
@@ -63,7 +89,7 @@ func serve(mux *http.ServeMux, issuer, data string) error {
 	// QR: a store for its sessions, a client that may ask, and the grant itself.
 	sessions, openErr := bolt.Open(data, bolt.Options{})
 	if err := errors.Join(err, openErr); err != nil {
-		return err
+		return nil, err
 	}
 	store.Clients["desktop"] = &fosite.DefaultClient{ID: "desktop", Public: true, GrantTypes: []string{qr.GrantType}, Scopes: []string{"openid"}}
 	grant, err := qr.New(qr.Config{
@@ -76,7 +102,7 @@ func serve(mux *http.ServeMux, issuer, data string) error {
 		Introspect: func(ctx context.Context, token string) (*qr.Bearer, error) { return bearer(ctx, server, token) },
 	})
 	if err != nil {
-		return err
+		return nil, errors.Join(err, sessions.Close())
 	}
 	config.TokenEndpointHandlers.Append(grant.Factory(config, store, strategy).(fosite.TokenEndpointHandler))
 	mux.HandleFunc("/device_authorization", grant.DeviceAuthorization)
@@ -87,7 +113,7 @@ func serve(mux *http.ServeMux, issuer, data string) error {
 	mux.HandleFunc("/qr/ws", grant.WebSocket)
 	mux.HandleFunc("/.well-known/qr-configuration", grant.Configuration)
 	mux.HandleFunc("/token", token(server, grant))
-	return nil
+	return func() error { return errors.Join(grant.Close(), sessions.Close()) }, nil
 }
 
 // authorize stands for their sign-in page: here everybody is Peter, and signs in at once.
