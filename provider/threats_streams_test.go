@@ -1,7 +1,6 @@
 package provider_test
 
 import (
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -36,10 +35,13 @@ func TestThreatT14StreamsOfOtherSites(t *testing.T) {
 		}
 	})
 	t.Run("event stream", func(t *testing.T) {
-		resp := b.askHosted(t.Context(), s.Client(), b.cookies(), http.Header{"Origin": {evil}, "Sec-Fetch-Site": {"cross-site"}})
-		body, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != http.StatusNotFound || resp.Header.Get("Access-Control-Allow-Origin") != "" {
-			t.Errorf("%d %v %s %v", resp.StatusCode, resp.Header, body, err)
+		// Each mark of another site is enough, and so is a browser that marks nothing.
+		for _, header := range []http.Header{{"Origin": {evil}}, {"Sec-Fetch-Site": {"cross-site"}}, nil} {
+			resp := b.askHosted(t.Context(), s.Client(), b.cookies(), header)
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusNotFound || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%v: %d %v", header, resp.StatusCode, resp.Header)
+			}
 		}
 	})
 	t.Run("fetch", func(t *testing.T) {
