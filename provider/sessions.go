@@ -219,15 +219,21 @@ func (p *Provider) signInOf(ctx context.Context, subject, sid string) (*storage.
 func (p *Provider) revokeSignIn(ctx context.Context, s *storage.Session, by string) error {
 	ctx = context.WithoutCancel(ctx)
 	err := p.endChain(ctx, s)
-	p.recordRevoked(ctx, s, by)
+	p.recordRevoked(ctx, s, by, err)
 	return err
 }
 
 // recordRevoked adds the audit row of a QR-born sign-in's end; one with a password is no matter
-// of the QR grant.
-func (p *Provider) recordRevoked(ctx context.Context, s *storage.Session, by string) {
+// of the QR grant. endErr is what ending it and what goes with it returned: after a failure the
+// record tells whether this one has ended, for the next try adds no row of it then.
+func (p *Provider) recordRevoked(ctx context.Context, s *storage.Session, by string, endErr error) {
 	if !s.QRBorn || !s.EndedAt.IsZero() {
 		return
+	}
+	if endErr != nil {
+		if now, err := p.config.Store.Session(ctx, s.ID); err != nil || now.EndedAt.IsZero() {
+			return
+		}
 	}
 	p.config.Store.RecordEvent(ctx, storage.AuditEvent{
 		At: p.config.Now(), Type: storage.EventQRRevoked, ClientID: s.ClientID, Subject: s.Subject,
@@ -258,8 +264,9 @@ func (p *Provider) endEvery(ctx context.Context, stored []*storage.Session, by s
 	var errs []error
 	for _, s := range stored {
 		if s.EndedAt.IsZero() && match(s) {
-			errs = append(errs, p.endSignIn(ctx, "", s.ID))
-			p.recordRevoked(ctx, s, by)
+			err := p.endSignIn(ctx, "", s.ID)
+			p.recordRevoked(ctx, s, by, err)
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -305,6 +305,48 @@ func TestSessionRevocationAgain(t *testing.T) {
 	wantStatus(t, s.Bearer(t.Context(), "/userinfo", tokens.AccessToken), http.StatusOK)
 }
 
+// endsFail fails to end sign-ins.
+type endsFail struct {
+	storage.Store
+	on atomic.Bool
+}
+
+func (f *endsFail) EndSession(ctx context.Context, id string, at time.Time) error {
+	if f.on.Load() {
+		return storage.ErrFull
+	}
+	return f.Store.EndSession(ctx, id, at)
+}
+
+// A sign-in that could not be ended is not written down as revoked; once it is ended, it is.
+func TestSessionRevocationFails(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"revoke", "lost"} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			store := &endsFail{}
+			s := providertest.NewServer(t, providertest.Options{Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store }})
+			p := newPhone(t, s)
+			sid, _ := linked(t, s, p, "cli")
+			store.on.Store(true)
+			if reply := sessionCalls(p, sid)[call](); reply.Status < http.StatusInternalServerError {
+				t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+			if got := revokedRows(t, s); len(got) != 0 {
+				t.Errorf("audit: %+v", got)
+			}
+			store.on.Store(false)
+			// A lost phone's tokens are revoked by now: another sign-in of the same person goes on.
+			if reply := sessionCalls(newPhone(t, s), sid)["revoke"](); reply.Status != http.StatusNoContent {
+				t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+			if got := revokedRows(t, s); len(got) != 1 || got[0].SessionID != sid {
+				t.Errorf("audit: %+v", got)
+			}
+		})
+	}
+}
+
 // revokedRows are the audit rows of sign-ins that were ended.
 func revokedRows(t *testing.T, s *providertest.Server) []storage.AuditEvent {
 	t.Helper()
