@@ -83,6 +83,11 @@ func (s keySeals) open(k storage.Key) (storage.Key, error) {
 	return s[at].open(k)
 }
 
+// sealed reports whether a key is sealed under one of these.
+func (s keySeals) sealed(k *storage.Key) bool {
+	return slices.ContainsFunc(s, func(each *keySeal) bool { return each.name == k.SealedBy })
+}
+
 // openStored returns the keys of the store in the clear. What is not sealed under the first seal
 // is sealed under it, all in one transaction: a crash leaves every key as it was. A store that
 // has no sealed key is taken as it is, once; from then on what lies in the clear is refused.

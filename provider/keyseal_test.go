@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,6 +238,46 @@ func TestKeySealRefusesPlantedKeys(t *testing.T) {
 			wantUntouched(t, s.Store, func() error { return openWith(t, s.Store, sealOf(8), sealOf(7)) }, func(err error) bool {
 				return strings.Contains(err.Error(), `key "planted" lies in the clear`)
 			})
+			// Nor does it keep those that are due from being made.
+			before := len(storedKeys(t, s.Store))
+			s.Clock.Advance(89 * day)
+			if _, err := s.Provider.Sweep(t.Context()); err == nil || !strings.Contains(err.Error(), `key "planted" lies in the clear`) {
+				t.Errorf("a later sweep: %v", err)
+			}
+			if made := len(storedKeys(t, s.Store)) - before; made < 2 {
+				t.Errorf("%d keys are made", made)
+			}
+			if got := kids(t, s); len(got) != len(own)+1 || slices.Contains(got, "planted") {
+				t.Errorf("published: %v", got)
+			}
+		})
+	}
+}
+
+// One row under an unknown seal does not stop the rotation; when nothing is under the own seal any
+// more, other processes have sealed anew, and what this one makes would keep them from starting.
+func TestKeySealRotatesUnlessOthersSealAnew(t *testing.T) {
+	t.Parallel()
+	others := sealedStore(t)
+	mustOpenWith(t, others, sealOf(8))
+	for name, anew := range map[string]bool{"one row": false, "all rows": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := providertest.NewServer(t, providertest.Options{Change: func(c *provider.Config) { c.KeySeals = [][]byte{sealOf(7)} }})
+			if anew {
+				mustOpenWith(t, s.Store, sealOf(8), sealOf(7))
+			}
+			if err := s.Store.PutKey(t.Context(), storedKeys(t, others)[0]); err != nil {
+				t.Fatal(err)
+			}
+			before := len(storedKeys(t, s.Store))
+			s.Clock.Advance(89 * day)
+			if _, err := s.Provider.Sweep(t.Context()); !isErrKeySeal(err) {
+				t.Errorf("a sweep: %v", err)
+			}
+			if made := len(storedKeys(t, s.Store)) - before; (made > 0) == anew {
+				t.Errorf("%d keys are made", made)
+			}
 		})
 	}
 }
