@@ -11,11 +11,14 @@
 // fosite, with session.go, strategy.go, idtoken.go, pkce.go and openid.go as what is ours in
 // it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go),
 // userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
-// sessions.go (what the phone lists and ends), account.go (the same as a page),
-// health.go. clientauth.go, errors.go, browser.go, render.go, clientview.go, guard.go (with
-// knownbrowser.go, hashqueue.go and nobody.go), password.go, address.go and keys.go serve several
-// of them; standing.go says whether a token, a person and a sign-in still hold; claims.go what a request may learn of a person; approval.go wires
-// package qr.
+// sessions.go (what the phone lists and ends), account.go (the same as a page), openapi.go,
+// applinks.go, health.go. clientauth.go, errors.go, browser.go, render.go, static.go,
+// clientview.go, guard.go (with knownbrowser.go, hashqueue.go and nobody.go), password.go,
+// address.go and keys.go serve several of them; standing.go says whether a token, a person and a
+// sign-in still hold; claims.go what a request may learn of a person; approval.go wires package qr.
+//
+// /Q is where a QR code leads that the phone's own camera has read: q.js hands the frame over at
+// once, a sealed cookie holds it while its person signs in (q.go), and device.go shows the card.
 //
 // # The code flow
 //
