@@ -10,13 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/qrgrant/qrgrant/provider/internal/fetch"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -89,7 +88,7 @@ func newBackchannel(c *Config, keys *keyRing) *backchannel {
 		busy: make(map[storage.LogoutNotice]bool), telling: make(map[string]int),
 	}
 	b.alive, b.cut = context.WithCancel(context.Background())
-	dialer := &net.Dialer{Timeout: backchannelTimeout, Control: b.checkAddress}
+	dialer := &net.Dialer{Timeout: backchannelTimeout, Control: fetch.Guard(c.BackchannelNetworks)}
 	b.http = &http.Client{
 		Timeout: backchannelTimeout,
 		// An answer that leads elsewhere is no answer of the address that was registered.
@@ -104,41 +103,6 @@ func newBackchannel(c *Config, keys *keyRing) *backchannel {
 		},
 	}
 	return b
-}
-
-// checkAddress runs after the name was resolved and before the connection is made, so that no
-// name can lead into a network that the operator did not open.
-func (b *backchannel) checkAddress(_, address string, _ syscall.RawConn) error {
-	peer, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("provider: address: %w", err)
-	}
-	ip := peer.Addr().Unmap().WithZone("")
-	for _, network := range b.config.BackchannelNetworks {
-		if network.Contains(ip) {
-			return nil
-		}
-	}
-	if !publicAddress(ip) {
-		return fmt.Errorf("provider: an address of a private network: %w", errRejected)
-	}
-	return nil
-}
-
-// publicAddress reports whether an address belongs to the internet at large (RFC 6890).
-func publicAddress(ip netip.Addr) bool {
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
-		return false
-	}
-	for _, special := range []string{
-		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
-		"203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "fec0::/10",
-	} {
-		if netip.MustParsePrefix(special).Contains(ip) {
-			return false
-		}
-	}
-	return true
 }
 
 // CheckBackchannelLogoutURI returns an error when a back-channel logout URI could never be
@@ -334,7 +298,7 @@ func (b *backchannel) try(ctx context.Context, n *storage.LogoutNotice) error {
 // hopeless says why no further try is made; empty when one is.
 func (b *backchannel) hopeless(n *storage.LogoutNotice, failed error) string {
 	switch {
-	case errors.Is(failed, errRejected), errors.Is(failed, errFailedThere) && n.Tries >= backchannelRefusals:
+	case errors.Is(failed, errRejected), errors.Is(failed, fetch.ErrRefused), errors.Is(failed, errFailedThere) && n.Tries >= backchannelRefusals:
 		return "refused"
 	case !b.config.Now().Add(backchannelWait(n.Tries)).Before(n.EndedAt.Add(backchannelEnd)):
 		return "unreachable"

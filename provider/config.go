@@ -47,6 +47,29 @@ type Config struct {
 	BackchannelNetworks []netip.Prefix
 	// BackchannelRoots verify the certificates of the clients there; nil means the system's.
 	BackchannelRoots *x509.CertPool
+	// FetchNetworks are the private networks, loopback included, from which keys, metadata and
+	// request objects of clients may be read; empty reads from public addresses only. FetchRoots
+	// verify the certificates there; nil means the system's.
+	FetchNetworks []netip.Prefix
+	FetchRoots    *x509.CertPool
+	// DPoPNonceOptional accepts DPoP proofs without a nonce of ours (RFC 9449 §8). Otherwise a
+	// proof made in advance, or by somebody whose clock can be set, is worth nothing.
+	DPoPNonceOptional bool
+	// Registration says who may register clients (RFC 7591); the zero value nobody.
+	Registration Registration
+	// ClientMetadata accepts clients whose id is the https address of a document that describes
+	// them (OAuth Client ID Metadata Document).
+	ClientMetadata bool
+	// Implicit adds the response types id_token and id_token token, Hybrid those of code with one
+	// or both of them (OpenID Connect Core §3.2, §3.3). OAuth 2.1 has neither.
+	Implicit bool
+	Hybrid   bool
+	// RequestObjects accepts signed request objects by value (RFC 9101), RequestURIs also by
+	// reference, from addresses that the client registered.
+	RequestObjects bool
+	RequestURIs    bool
+	// Pairwise lets clients have subjects of their own (OpenID Connect Core §8.1).
+	Pairwise bool
 	// QRLimits are the limits of protocol §9; zero fields are the defaults.
 	QRLimits qr.Limits
 	// AccessTokenLifetime, IDTokenLifetime, RefreshTokenLifetime and SessionLifetime are
@@ -79,6 +102,21 @@ type Config struct {
 	// Logger gets what the operator should know; nil discards.
 	Logger *slog.Logger
 }
+
+// Registration is the policy of the registration endpoint (RFC 7591). What registers itself never
+// gets approver, qr:* scopes or one of the two device grants, whatever stands here.
+type Registration struct {
+	// Open lets anybody register. Otherwise an initial access token is needed (RFC 7591 §3).
+	Open bool
+	// InitialTokens are SHA-256 of the initial access tokens, which have at least 256 bits; none,
+	// without Open, switches the endpoint off.
+	InitialTokens [][32]byte
+	// MaxClients bounds how many registered clients are kept; zero means 10,000.
+	MaxClients int
+}
+
+// Enabled reports whether anybody can register.
+func (r *Registration) Enabled() bool { return r.Open || len(r.InitialTokens) > 0 }
 
 // validate joins every fault, so that one start shows them all.
 func (c *Config) validate() error {

@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -9,6 +8,7 @@ import (
 	"github.com/ory/fosite"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -81,6 +81,9 @@ func unavailable(cause error) *oauthError {
 func tokenError(err error) *oauthError {
 	var own *oauthError
 	var body *form.Fault
+	if refused := proofError(err); refused != nil {
+		return refused
+	}
 	switch {
 	case errors.As(err, &own):
 		return own
@@ -121,29 +124,14 @@ func (p *Provider) writeError(w http.ResponseWriter, r *http.Request, err error)
 	if e.status >= http.StatusInternalServerError {
 		p.config.Logger.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
 	}
-	switch e.status {
-	case http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", `Basic realm="qrgrant"`)
-	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "5")
+	wait := e.wait
+	if e.status == http.StatusServiceUnavailable && wait == 0 {
+		wait = 5 * time.Second
 	}
-	writeJSON(w, e.status, struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description,omitempty"`
-	}{e.code, e.description})
+	reply.Fail(w, reply.Failure{Status: e.status, Code: e.code, Description: e.description, RetryAfter: wait})
 }
 
-// writeJSON answers with v; what an OAuth endpoint says is never stored (RFC 6749 §5.1).
+// writeJSON answers with v.
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		status, body = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
-	h.Set("Pragma", "no-cache")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // a caller that is gone is not an error of ours
+	reply.JSON(w, status, reply.MediaJSON, v)
 }

@@ -2,13 +2,9 @@ package provider
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/qrgrant/qrgrant/storage"
 )
-
-// PublicAddress is publicAddress, for its test.
-func PublicAddress(ip netip.Addr) bool { return publicAddress(ip) }
 
 // CheckedHash is what a try of the login is checked with, for its test.
 func (p *Provider) CheckedHash(ctx context.Context, user *storage.User, login string) (string, error) {

@@ -11,6 +11,8 @@ import (
 	"github.com/gorilla/mux"
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
+	"github.com/qrgrant/qrgrant/provider/internal/fetch"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
@@ -30,6 +32,8 @@ type Provider struct {
 	tokens      *fositestore.Store
 	oauth       fosite.OAuth2Provider
 	qr          *qr.Server
+	dpop        *dpop.Verifier
+	fetcher     *fetch.Fetcher
 	pages       *pages
 	guard       *signInGuard
 	hashCosts   hashCosts
@@ -65,6 +69,8 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
 	p.tokens = newTokens(&c)
+	p.dpop = p.newProofs()
+	p.fetcher = fetch.New(fetch.Config{Networks: c.FetchNetworks, Roots: c.FetchRoots})
 	p.backchannel = newBackchannel(&c, p.keys)
 	if err := p.wire(); err != nil {
 		p.keys.close()

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -87,14 +88,8 @@ func (p *Provider) writeBearerError(w http.ResponseWriter, r *http.Request, err 
 		p.writeError(w, r, unavailable(err))
 		return
 	}
-	challenge := `Bearer realm="qrgrant"`
-	if e.code != "" {
-		challenge += `, error="` + e.code + `", error_description="` + e.description + `"`
-	}
-	w.Header().Set("WWW-Authenticate", challenge)
-	members := map[string]string{}
-	if e.code != "" {
-		members["error"], members["error_description"] = e.code, e.description
-	}
-	writeJSON(w, e.status, members)
+	reply.Fail(w, reply.Failure{
+		Status: e.status, Code: e.code, Description: e.description,
+		Challenges: []string{reply.Challenge("Bearer", "realm", "qrgrant", "error", e.code, "error_description", e.description)},
+	})
 }

@@ -10,6 +10,9 @@ const (
 	TokenCode TokenKind = iota + 1
 	TokenAccess
 	TokenRefresh
+	// TokenPushed is a pushed authorization request (RFC 9126); its signature is that of its
+	// request_uri.
+	TokenPushed
 )
 
 // TokenSignature is SHA-256 of a token as sent: the only trace of it at rest.
@@ -68,7 +71,7 @@ type Client struct {
 	Scopes []string `cbor:"6,keyasint,omitempty"`
 	// PKCEOptional lets a confidential client leave PKCE out; public clients always need it.
 	PKCEOptional bool `cbor:"7,keyasint,omitempty"`
-	// IDTokenAlg is ES256 when empty, or RS256.
+	// IDTokenAlg is ES256 when empty, or RS256 or EdDSA. It signs JWT access tokens too.
 	IDTokenAlg string `cbor:"8,keyasint,omitempty"`
 	// FirstParty clients skip the consent page.
 	FirstParty bool `cbor:"9,keyasint,omitempty"`
@@ -94,10 +97,95 @@ type Client struct {
 	ClientURI string `cbor:"18,keyasint,omitempty"`
 	PolicyURI string `cbor:"19,keyasint,omitempty"`
 	TermsURI  string `cbor:"20,keyasint,omitempty"`
+
+	// AuthMethod is the one token_endpoint_auth_method of the client: client_secret_basic,
+	// client_secret_post, private_key_jwt or none. Empty lets a client with a secret use either
+	// of the first two, and one without is public.
+	AuthMethod string `cbor:"21,keyasint,omitempty"`
+	// AuthAlg is the algorithm of its assertions. Empty accepts ES256, PS256 and EdDSA; RS256
+	// has to be named.
+	AuthAlg string `cbor:"22,keyasint,omitempty"`
+	// AssertionAudience is what the audience of an assertion may be: empty is the issuer alone,
+	// AudienceEndpoint also the URL of the token endpoint and of the endpoint that was called.
+	AssertionAudience string `cbor:"23,keyasint,omitempty"`
+	// JWKS is the client's JWK set by value (JSON), JWKSURI by reference; at most one of them.
+	JWKS    []byte `cbor:"24,keyasint,omitempty"`
+	JWKSURI string `cbor:"25,keyasint,omitempty"`
+	// RequirePAR refuses authorization requests that were not pushed (RFC 9126 §6).
+	RequirePAR bool `cbor:"26,keyasint,omitempty"`
+	// RequireDPoP binds every token of the client to a key (RFC 9449 §5.2); otherwise those it
+	// brings a proof for.
+	RequireDPoP bool `cbor:"27,keyasint,omitempty"`
+	// JWTAccessTokens makes its access tokens JWTs (RFC 9068); otherwise they are opaque.
+	JWTAccessTokens bool `cbor:"28,keyasint,omitempty"`
+	// Resources are the resource indicators it may ask for (RFC 8707), beside the issuer.
+	Resources []string `cbor:"29,keyasint,omitempty"`
+	// Serves are the resources the client is the server of: it may introspect tokens for them.
+	Serves []string `cbor:"30,keyasint,omitempty"`
+	// UserinfoAlg signs the answers of userinfo: ES256, RS256 or EdDSA; empty leaves them JSON.
+	UserinfoAlg string `cbor:"31,keyasint,omitempty"`
+	// RequestObjectAlg is the algorithm of its request objects (RFC 9101). Empty accepts ES256,
+	// PS256, EdDSA and RS256.
+	RequestObjectAlg string `cbor:"32,keyasint,omitempty"`
+	// RequestURIs are the addresses its request objects may be at, matched character by character.
+	RequestURIs []string `cbor:"33,keyasint,omitempty"`
+	// RequireRequestObject refuses authorization requests that are not signed.
+	RequireRequestObject bool `cbor:"34,keyasint,omitempty"`
+	// ResponseTypes it may use, each spelt with its words in the order code, id_token, token.
+	// Empty means code, for a client of that grant.
+	ResponseTypes []string `cbor:"35,keyasint,omitempty"`
+	// ApplicationType is web or native; empty means web.
+	ApplicationType string `cbor:"36,keyasint,omitempty"`
+	// Pairwise gives the client a subject of its own for each person (OpenID Connect Core §8.1),
+	// the same as the other clients of its Sector, which is a host name.
+	Pairwise            bool   `cbor:"37,keyasint,omitempty"`
+	Sector              string `cbor:"38,keyasint,omitempty"`
+	SectorIdentifierURI string `cbor:"39,keyasint,omitempty"`
+	// InitiateLoginURI is where a sign-in that others begin starts (OpenID Connect Core §4).
+	InitiateLoginURI string   `cbor:"40,keyasint,omitempty"`
+	Contacts         []string `cbor:"41,keyasint,omitempty"`
+	// DefaultMaxAge stands where a request has no max_age, in seconds; nil asks nothing.
+	// DefaultACRValues stand where it has no acr_values.
+	DefaultMaxAge    *int64   `cbor:"42,keyasint,omitempty"`
+	DefaultACRValues []string `cbor:"43,keyasint,omitempty"`
+	// RequireAuthTime is what the client registered; auth_time is in every ID token.
+	RequireAuthTime bool `cbor:"44,keyasint,omitempty"`
+	// Source says who made the record; zero is the operator.
+	Source ClientSource `cbor:"45,keyasint,omitempty"`
+	// RegistrationTokenHash is SHA-256 of the registration access token (RFC 7592 §3); zero for a
+	// client that did not register itself.
+	RegistrationTokenHash [32]byte `cbor:"46,keyasint,omitzero"`
+	// CreatedAt is when it registered; FreshUntil is when its metadata document is to be read
+	// again. Both are zero for a client of the operator.
+	CreatedAt  time.Time `cbor:"47,keyasint,omitzero"`
+	FreshUntil time.Time `cbor:"48,keyasint,omitzero"`
+	// SoftwareID and SoftwareVersion are what the client said of itself (RFC 7591 §2).
+	SoftwareID      string `cbor:"49,keyasint,omitempty"`
+	SoftwareVersion string `cbor:"50,keyasint,omitempty"`
 }
 
-// Public reports whether the client has no secret.
-func (c *Client) Public() bool { return len(c.SecretHashes) == 0 }
+// ClientSource says who made a Client.
+type ClientSource uint8
+
+// The sources.
+const (
+	// ClientConfigured: the operator, by a file or a command.
+	ClientConfigured ClientSource = iota
+	// ClientRegistered: the client itself, at the registration endpoint (RFC 7591).
+	ClientRegistered
+	// ClientMetadata: a document at the https address that is its id.
+	ClientMetadata
+)
+
+// AuthPrivateKeyJWT is the AuthMethod of a client that signs assertions (RFC 7523 §2.2).
+const AuthPrivateKeyJWT = "private_key_jwt"
+
+// AudienceEndpoint is an AssertionAudience.
+const AudienceEndpoint = "endpoint"
+
+// Public reports whether the client can prove nothing about itself: it has neither a secret nor a
+// key.
+func (c *Client) Public() bool { return len(c.SecretHashes) == 0 && c.AuthMethod != AuthPrivateKeyJWT }
 
 // ToldOfLogout reports whether the client is to hear of the end of sign-ins.
 func (c *Client) ToldOfLogout() bool { return !c.Disabled && c.BackchannelLogoutURI != "" }
@@ -202,6 +290,9 @@ const (
 	KeySigning KeyUse = "sig"
 	// KeyServer makes and checks HMACs, seals and frames; Secret is 32 random bytes.
 	KeyServer KeyUse = "server"
+	// KeyPairwise makes pairwise subjects; Secret is 32 random bytes. There is one, for ever:
+	// with another one every subject would be somebody else.
+	KeyPairwise KeyUse = "pairwise"
 )
 
 // Key is a private key of the provider. It prints redacted.

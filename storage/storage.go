@@ -34,6 +34,7 @@ type Store interface {
 	Consents
 	Keys
 	Audit
+	Replays
 
 	// Tx runs fn as one unit of work: what fn writes with the ctx it is given is applied
 	// in one durable transaction when fn returns nil, and dropped when it returns an error
@@ -102,6 +103,8 @@ type Clients interface {
 	Client(ctx context.Context, id string) (*Client, error)
 	// Clients lists every client by id.
 	Clients(ctx context.Context) ([]*Client, error)
+	// DeleteClient removes a client; removing it again changes nothing.
+	DeleteClient(ctx context.Context, id string) error
 }
 
 // Users keeps the people who can sign in.
@@ -187,4 +190,15 @@ type Audit interface {
 	// Events returns at most limit rows in order of time, those after the given row key;
 	// nil starts at the oldest. It returns the key to go on from.
 	Events(ctx context.Context, after []byte, limit int) (events []AuditEvent, next []byte, err error)
+}
+
+// Replays keeps what counts once: the identifiers of DPoP proofs (RFC 9449 §11.1) and of client
+// assertions (RFC 7523 §3).
+type Replays interface {
+	// UseOnce marks an identifier, a hash that no one can choose freely, as used until the given
+	// time. Exactly one caller wins; the others get ErrConflict. ErrFull: too many are kept. It
+	// never joins a unit of work: an identifier stays used whatever becomes of the request. It
+	// may return before the row is on disk: a crash may forget the last ones, a clean restart
+	// forgets none.
+	UseOnce(ctx context.Context, id [32]byte, until, now time.Time) error
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ory/fosite"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -50,7 +51,7 @@ func (s *Server) DeviceAuthorization(w http.ResponseWriter, r *http.Request) {
 		s.refuse(r.Context(), w, serverError(err))
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", answer)
+	reply.JSON(w, http.StatusOK, reply.MediaJSON, answer)
 }
 
 // Cancel answers POST /qr/cancel (protocol §4): the consumption device gives up.
@@ -79,7 +80,7 @@ func (s *Server) Cancel(w http.ResponseWriter, r *http.Request) {
 		s.refuse(r.Context(), w, tokenError(http.StatusConflict, "already_redeemed", "The tokens have been issued. Revoke them instead."))
 	default:
 		s.ended(q)
-		writeJSON(w, http.StatusOK, "application/json", struct{}{})
+		reply.JSON(w, http.StatusOK, reply.MediaJSON, struct{}{})
 	}
 }
 

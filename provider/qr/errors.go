@@ -1,7 +1,6 @@
 package qr
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"github.com/ory/fosite"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 )
 
 // Problem is an error of the phone endpoints, written as application/problem+json with the
@@ -89,14 +89,11 @@ func (p *Problem) write(w http.ResponseWriter) {
 	if len(p.ACRValues) > 0 {
 		body["acr_values"] = strings.Join(p.ACRValues, " ")
 	}
-	h := w.Header()
-	if p.RetryAfter > 0 {
-		h.Set("Retry-After", seconds(p.RetryAfter))
-	}
+	reply.SetRetryAfter(w, p.RetryAfter)
 	if challenge := p.challenge(); challenge != "" {
-		h.Set("WWW-Authenticate", challenge)
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
-	writeJSON(w, p.Status, "application/problem+json", body)
+	reply.JSON(w, p.Status, reply.MediaProblem, body)
 }
 
 func (p *Problem) challenge() string {
@@ -185,21 +182,14 @@ func limited(retryAfter time.Duration) *TokenError {
 }
 
 func (e *TokenError) write(w http.ResponseWriter) {
-	h := w.Header()
-	if e.Status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Basic realm="qrgrant"`)
-	}
-	if e.RetryAfter > 0 {
-		h.Set("Retry-After", seconds(e.RetryAfter))
-	}
 	if e.Held {
-		h.Set("Preference-Applied", "wait="+strconv.Itoa(e.wait))
+		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(e.wait))
 	}
-	writeJSON(w, e.Status, "application/json", struct {
+	reply.Fail(w, reply.Failure{Status: e.Status, RetryAfter: e.RetryAfter, Body: struct {
 		Code        string `json:"error"`
 		Description string `json:"error_description"`
 		*Waiting
-	}{e.Code, e.Description, e.Waiting})
+	}{e.Code, e.Description, e.Waiting}})
 }
 
 // asTokenError turns any error of client authentication or of fosite into one to send. What
@@ -240,23 +230,4 @@ func tokenSentence(code string) string {
 func methodNotAllowed(w http.ResponseWriter, allow string) {
 	w.Header().Set("Allow", allow)
 	tokenError(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers "+allow+" only.").write(w)
-}
-
-func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
-	encoded, err := json.Marshal(body)
-	if err != nil {
-		status, encoded = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
-	}
-	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Cache-Control", "no-store")
-	h.Set("Pragma", "no-cache")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(encoded) // The peer is gone; there is nobody left to tell.
-}
-
-// seconds writes a duration as whole seconds, rounded up, at least one.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -88,7 +89,7 @@ func (s *Server) Scan(w http.ResponseWriter, r *http.Request) {
 		s.RefusePhone(r.Context(), w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", answer)
+	reply.JSON(w, http.StatusOK, reply.MediaJSON, answer)
 }
 
 // Decision answers POST /qr/decision: the claimer approves, denies or reports (protocol §6).
@@ -110,7 +111,7 @@ func (s *Server) Decision(w http.ResponseWriter, r *http.Request) {
 		s.RefusePhone(r.Context(), w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", answer)
+	reply.JSON(w, http.StatusOK, reply.MediaJSON, answer)
 }
 
 // phoneRequest does what both phone endpoints do first. The token is checked before the body

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -86,7 +87,7 @@ func (s *Server) Configuration(w http.ResponseWriter, r *http.Request) {
 	}
 	// As public as the other metadata: an app of script reads it from any origin.
 	w.Header().Set("Access-Control-Allow-Origin", "*")
-	writeJSON(w, http.StatusOK, "application/json", struct {
+	reply.JSON(w, http.StatusOK, reply.MediaJSON, struct {
 		Issuer        string `json:"issuer"`
 		Scan          string `json:"scan_endpoint"`
 		Decision      string `json:"decision_endpoint"`

@@ -109,9 +109,15 @@ func readCached[T any](ctx context.Context, s *Store, c *cache[T], bucket, key s
 func cloneClient(c *storage.Client) *storage.Client {
 	copied := *c
 	copied.SecretHashes = slices.Clone(c.SecretHashes)
+	copied.JWKS = slices.Clone(c.JWKS)
+	if c.DefaultMaxAge != nil {
+		age := *c.DefaultMaxAge
+		copied.DefaultMaxAge = &age
+	}
 	lists := [...]*[]string{
 		&copied.RedirectURIs, &copied.GrantTypes, &copied.Scopes, &copied.SharedAudiences,
 		&copied.QR.AllowedScopes, &copied.PostLogoutRedirectURIs,
+		&copied.Resources, &copied.Serves, &copied.RequestURIs, &copied.ResponseTypes, &copied.Contacts, &copied.DefaultACRValues,
 	}
 	n := 0
 	for _, list := range lists {

@@ -32,6 +32,15 @@ func (s *Store) Clients(ctx context.Context) ([]*storage.Client, error) {
 	return all[storage.Client](ctx, s, bucketClient)
 }
 
+// DeleteClient implements storage.Clients.
+func (s *Store) DeleteClient(ctx context.Context, id string) error {
+	key := []byte(id)
+	return s.write(ctx, nil, func(tx *bbolt.Tx) error {
+		s.clients.forgetOnCommit(tx, key)
+		return in(tx, bucketClient).Delete(key)
+	})
+}
+
 // all decodes every record of a bucket, by key.
 func all[T any](ctx context.Context, s *Store, bucket string) ([]*T, error) {
 	if err := ctx.Err(); err != nil {

@@ -30,6 +30,11 @@ func appendTime(key []byte, t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(key, uint64(nanos)^1<<63)
 }
 
+// readTime reads what appendTime wrote at the start of a key.
+func readTime(key []byte) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64(key)^1<<63)) //nolint:gosec // The bits are those of an int64.
+}
+
 func expiryKey(due time.Time, kind byte, key []byte) []byte {
 	row := make([]byte, 0, timeLen+1+len(key))
 	row = appendTime(row, due)

@@ -87,6 +87,8 @@ type Store struct {
 	users   *cache[storage.User]
 	signIns *cache[storage.Session]
 
+	replays replays
+
 	// life is held for reading by a commit and for writing by Close.
 	life   sync.RWMutex
 	closed bool
@@ -96,7 +98,7 @@ var _ storage.Store = (*Store)(nil)
 
 const (
 	// schemaVersion is the layout of the file; a file with a higher one is refused.
-	schemaVersion = 3
+	schemaVersion = 4
 	magic         = "qrgrant"
 )
 
@@ -104,13 +106,13 @@ func bucketNames() []string {
 	return []string{
 		bucketMeta, bucketQR, bucketQRCode, bucketToken, bucketTokenIndex, bucketClient, bucketUser,
 		bucketUserLogin, bucketSession, bucketSessionSubject, bucketKey, bucketAudit, bucketExpiry,
-		bucketSessionClient, bucketConsent, bucketLogout, bucketLogoutDue,
+		bucketSessionClient, bucketConsent, bucketLogout, bucketLogoutDue, bucketReplay,
 	}
 }
 
 // bucketsOf lists those that a file of an older schema has; Open adds the others to it.
 func bucketsOf(schema uint32) []string {
-	since := map[string]uint32{bucketSessionClient: 2, bucketConsent: 2, bucketLogout: 3, bucketLogoutDue: 3}
+	since := map[string]uint32{bucketSessionClient: 2, bucketConsent: 2, bucketLogout: 3, bucketLogoutDue: 3, bucketReplay: 4}
 	return slices.DeleteFunc(bucketNames(), func(name string) bool { return since[name] > schema })
 }
 
@@ -133,6 +135,7 @@ const (
 	bucketKey            = "key"             // id → record
 	bucketAudit          = "audit"           // time, sequence → row
 	bucketExpiry         = "expiry"          // time, kind, key of the record → ""
+	bucketReplay         = "replay"          // time, identifier → ""
 	keyMagic             = "magic"
 	keySchema            = "schema"
 )
@@ -166,11 +169,16 @@ func Open(path string, o Options) (*Store, error) {
 	if err := initialise(db); err != nil {
 		return nil, errors.Join(fmt.Errorf("storage/bolt: initialise %s: %w", path, err), db.Close())
 	}
-	return &Store{
+	store := &Store{
 		db: db, codec: codec, committer: newCommitter(db), memory: newMemory(o.MaxPending),
 		logger: o.Logger, retention: o.AuditRetention,
 		clients: newCache(cloneClient), users: newCache(cloneUser), signIns: newCache(cloneSession),
-	}, nil
+		replays: replays{used: make(map[[32]byte]time.Time)},
+	}
+	if err := store.loadReplays(); err != nil {
+		return nil, errors.Join(fmt.Errorf("storage/bolt: read %s: %w", path, err), store.Close())
+	}
+	return store, nil
 }
 
 // initialMmapSize is address space, not memory: as long as the file fits, the writer never

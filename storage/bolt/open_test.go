@@ -370,7 +370,7 @@ func TestOpenUpgrades(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
-		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x03" {
+		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x04" {
 			t.Errorf("schema %x", got)
 		}
 		return nil

@@ -49,6 +49,9 @@ func (s *Store) sweepSome(now time.Time, limit int) (handled, removed int, err e
 	if handled, removed, err = s.sweepIndex(now, limit); handled > 0 || err != nil {
 		return handled, removed, err
 	}
+	if handled, removed, err = s.sweepReplays(now, limit); handled > 0 || err != nil {
+		return handled, removed, err
+	}
 	return s.sweepAudit(now, limit)
 }
 
@@ -59,6 +62,9 @@ func (s *Store) anyDue(now time.Time) (bool, error) {
 	rows, err := s.dueRows(now, 1)
 	if err != nil || len(rows) > 0 {
 		return len(rows) > 0, err
+	}
+	if keys, err := s.dueReplays(now, 1); err != nil || len(keys) > 0 {
+		return len(keys) > 0, err
 	}
 	old, err := s.oldEvents(now, 1)
 	return len(old) > 0, err

@@ -37,6 +37,11 @@ type Facts struct {
 	// UserinfoClaims and IDTokenClaims are those asked for by name, beside the scopes' own.
 	UserinfoClaims []string `cbor:"11,keyasint,omitempty"`
 	IDTokenClaims  []string `cbor:"12,keyasint,omitempty"`
+	// JKT is the thumbprint of the DPoP key the artefact is bound to (RFC 9449 §6); empty: none.
+	JKT string `cbor:"13,keyasint,omitempty"`
+	// RefreshAudience, when set, is the audience of the next refresh token while the access token
+	// beside it got fewer (RFC 8707 §2.2). Never stored.
+	RefreshAudience []string `cbor:"-"`
 	// RefreshScopes, when set, are the scopes of the next refresh token while the access
 	// token beside it got fewer (RFC 6749 §6). Never stored.
 	RefreshScopes []string `cbor:"-"`

@@ -1,0 +1,162 @@
+// Package fetch reads small documents from addresses that clients name: their keys, their
+// metadata, their request objects. Whoever names the address is not trusted: what is read is
+// bounded in size and time, no redirect is followed, and no name leads into a private network
+// that the operator did not open.
+package fetch
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"syscall"
+	"time"
+)
+
+const (
+	// timeout bounds one document from the first packet to the last.
+	timeout = 5 * time.Second
+	// headerLimit bounds the header of an answer.
+	headerLimit = 16 << 10
+	// atOnce bounds the documents that are being read at the same time: an address that answers
+	// slowly must not gather connections here.
+	atOnce = 32
+)
+
+// ErrRefused: the address or what was found there is nothing to use, and trying again at once
+// would not help. Any other failure may pass.
+var ErrRefused = errors.New("fetch: refused")
+
+// Config wires a Fetcher. Its zero value reaches public addresses only.
+type Config struct {
+	// Networks are the private networks, loopback included, that may be reached.
+	Networks []netip.Prefix
+	// Roots verify the certificates; nil means the system's.
+	Roots *x509.CertPool
+}
+
+// Fetcher reads documents. It is safe for concurrent use.
+type Fetcher struct {
+	client *http.Client
+	places chan struct{}
+}
+
+// New returns a Fetcher.
+func New(c Config) *Fetcher {
+	dialer := &net.Dialer{Timeout: timeout, Control: Guard(c.Networks)}
+	return &Fetcher{
+		places: make(chan struct{}, atOnce),
+		client: &http.Client{
+			Timeout:       timeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				DialContext:            dialer.DialContext,
+				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+				TLSHandshakeTimeout:    timeout,
+				ResponseHeaderTimeout:  timeout,
+				MaxResponseHeaderBytes: headerLimit,
+				DisableKeepAlives:      true,
+			},
+		},
+	}
+}
+
+// Document is what was found at an address.
+type Document struct {
+	Body   []byte
+	Header http.Header
+}
+
+// Get reads the document at an https address: an answer 200 of at most limit bytes, of one of
+// the media types. An error that wraps ErrRefused says that it is not worth another try.
+func (f *Fetcher) Get(ctx context.Context, address string, limit int64, media ...string) (*Document, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		return nil, fmt.Errorf("%w: not an https address", ErrRefused)
+	}
+	select {
+	case f.places <- struct{}{}:
+		defer func() { <-f.places }()
+	default:
+		return nil, errors.New("fetch: too many documents are being read")
+	}
+	// A document is read for more than the request that asked first, and in no more time.
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	for _, m := range media {
+		request.Header.Add("Accept", m)
+	}
+	response, err := f.client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	return read(response, limit, media)
+}
+
+func read(response *http.Response, limit int64, media []string) (*Document, error) {
+	switch {
+	case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
+		return nil, fmt.Errorf("fetch: status %d", response.StatusCode)
+	case response.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%w: status %d", ErrRefused, response.StatusCode)
+	}
+	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	if err != nil || !slices.Contains(media, kind) {
+		return nil, fmt.Errorf("%w: another media type", ErrRefused)
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("fetch: %w", err)
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("%w: too large", ErrRefused)
+	}
+	return &Document{Body: body, Header: response.Header}, nil
+}
+
+// Guard is the Control of a net.Dialer that keeps connections out of private networks. It runs
+// after the name was resolved and before the connection is made, so that no name can lead into a
+// network that is not among those given.
+func Guard(networks []netip.Prefix) func(network, address string, c syscall.RawConn) error {
+	return func(_, address string, _ syscall.RawConn) error {
+		peer, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return fmt.Errorf("%w: address: %w", ErrRefused, err)
+		}
+		ip := peer.Addr().Unmap().WithZone("")
+		open := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(ip) })
+		if !open && !Public(ip) {
+			return fmt.Errorf("%w: an address of a private network", ErrRefused)
+		}
+		return nil
+	}
+}
+
+// Public reports whether an address belongs to the internet at large (RFC 6890).
+func Public(ip netip.Addr) bool {
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return false
+	}
+	for _, special := range []string{
+		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
+		"203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "fec0::/10",
+	} {
+		if netip.MustParsePrefix(special).Contains(ip) {
+			return false
+		}
+	}
+	return true
+}
