@@ -22,6 +22,14 @@
 // browser's cookie, needs that click, and ends with the phone's handle: for all of it the
 // person can still deny.
 //
+// What counts once has two places. A code, a pushed request and a refresh token are records of
+// their own and are used up where they stand (Tokens), with the unit of work that they pay for.
+// The identifiers that clients choose, of proofs and assertions, are only remembered until they
+// would no longer be accepted anyway (Replays), and stay used whatever becomes of the request.
+//
+// A client that registered itself is a record like any other, and Client.Source tells it apart:
+// an operator's file replaces and warns of its own clients only.
+//
 // The driver, and not its caller, writes the notices of an ended sign-in, in the transaction of
 // EndSession: whoever ends one, a request or an operator's tool beside the server, forgets no
 // client, and no process that stops takes a notice with it.

@@ -165,17 +165,41 @@ func BenchmarkPendingRead(b *testing.B) {
 	})
 }
 
+// BenchmarkUseOnce is the mark on an identifier that was never used; B/identifier is the heap it
+// keeps once its row is written.
+func BenchmarkUseOnce(b *testing.B) {
+	store, err := bolt.Open(filepath.Join(b.TempDir(), "db"), bolt.Options{MaxReplays: 1 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = store.Close() })
+	before, made := heapInUse(), 0
+	for b.Loop() {
+		made++
+		if err := store.UseOnce(b.Context(), replayID(made), instant().Add(time.Minute), instant()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := store.PutClient(b.Context(), &storage.Client{ID: "c"}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(heapInUse()-before)/float64(made), "B/identifier")
+	runtime.KeepAlive(store)
+}
+
+// heapInUse is what the heap holds after a collection.
+func heapInUse() uint64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
 // BenchmarkOpening is the opening of a session; B/session is the heap it keeps.
 func BenchmarkOpening(b *testing.B) {
 	store := benchStore(b)
-	heap := func() uint64 {
-		var stats runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	before := heap()
+	before := heapInUse()
 	i := 0
 	for b.Loop() {
 		if i++; i > 900_000 {
@@ -186,7 +210,7 @@ func BenchmarkOpening(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(heap()-before)/float64(i), "B/session")
+	b.ReportMetric(float64(heapInUse()-before)/float64(i), "B/session")
 	runtime.KeepAlive(store)
 }
 

@@ -1,6 +1,6 @@
 // Package bolt is the embedded driver of storage.Store: one bbolt file, one process. It owns
-// the file's layout, the group commit, the memory of undecided QR sessions and the checks a
-// file must pass before it is opened. It never decides anything about the grant (package
+// the file's layout, the group commit, the memory of undecided QR sessions and of used
+// identifiers, and the checks a file must pass before it is opened. It never decides anything about the grant (package
 // storage does, in the closures it is handed) and never reads a clock.
 //
 // A write goes: unit of work (unit.go) → group commit (commit.go) → one file per record
@@ -23,6 +23,11 @@
 // unknown reference is never approvable. Writers of one session take turns by a lock per id;
 // readers decode the committed bytes and wait for nobody. A unit of work that holds one session
 // does not wait for a second, it gets storage.ErrConflict: that is how there is no deadlock.
+//
+// Used identifiers (replays.go). Memory answers, because a proof comes with every request of some
+// clients; the rows are written behind and read at Open only. A crash may therefore forget the
+// last ones, which are good for a minute or two. What is due goes by its second, like sessions,
+// and makes room for others before a sweep has come.
 //
 // Caches. Clients, users and sign-ins are read by nearly every request, so memory keeps those
 // read last, decoded. A write forgets its record when its transaction has been committed and

@@ -17,22 +17,26 @@ const (
 // timeLen is the length of appendTime's result.
 const timeLen = 8
 
-// appendTime appends t so that bytes sort as times do. Years outside 1678 to 2261, such as
-// that of the zero time, become the first or the last instant.
-func appendTime(key []byte, t time.Time) []byte {
-	nanos := t.UnixNano()
+// nanosOf is t in nanoseconds. Years outside 1678 to 2261, such as that of the zero time, become
+// the first or the last instant.
+func nanosOf(t time.Time) int64 {
 	switch year := t.UTC().Year(); {
 	case year < 1678:
-		nanos = -1 << 63
+		return -1 << 63
 	case year > 2261:
-		nanos = 1<<63 - 1
+		return 1<<63 - 1
 	}
-	return binary.BigEndian.AppendUint64(key, uint64(nanos)^1<<63)
+	return t.UnixNano()
+}
+
+// appendTime appends t so that bytes sort as times do.
+func appendTime(key []byte, t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(key, uint64(nanosOf(t))^1<<63)
 }
 
 // readTime reads what appendTime wrote at the start of a key.
 func readTime(key []byte) time.Time {
-	return time.Unix(0, int64(binary.BigEndian.Uint64(key)^1<<63)) //nolint:gosec // The bits are those of an int64.
+	return time.Unix(0, int64(binary.BigEndian.Uint64(key)^1<<63))
 }
 
 func expiryKey(due time.Time, kind byte, key []byte) []byte {

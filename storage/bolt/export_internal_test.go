@@ -3,6 +3,7 @@ package bolt
 import (
 	"io/fs"
 	"os"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -99,3 +100,43 @@ func (s *Store) CachedClients() int {
 	defer s.clients.mu.RUnlock()
 	return len(s.clients.records)
 }
+
+// Replays is the number of used identifiers in memory.
+func (s *Store) Replays() int {
+	s.replays.mu.Lock()
+	defer s.replays.mu.Unlock()
+	return len(s.replays.used)
+}
+
+// Rows is the number of rows of a bucket.
+func (s *Store) Rows(bucket string) (n int) {
+	_ = s.db.View(func(tx *bbolt.Tx) error {
+		n = in(tx, bucket).Stats().KeyN
+		return nil
+	})
+	return n
+}
+
+// HoldCommits keeps the committer in a transaction, from when entered is closed until release.
+func (s *Store) HoldCommits() (release func(), entered <-chan struct{}) {
+	in, out := make(chan struct{}), make(chan struct{})
+	hold := func(*bbolt.Tx) error {
+		close(in)
+		<-out
+		return nil
+	}
+	_ = s.committer.enqueue(&request{checks: []operation{hold}, done: func(error) {}})
+	return func() { close(out) }, in
+}
+
+// Replays are used identifiers in memory alone.
+type Replays struct{ replays *replays }
+
+// NewReplays keeps at most that many.
+func NewReplays(most int) Replays { return Replays{newReplays(most)} }
+
+// Take marks an identifier as used.
+func (r Replays) Take(id [32]byte, until, now time.Time) error { return r.replays.take(id, until, now) }
+
+// Forget drops what is due.
+func (r Replays) Forget(now time.Time) { r.replays.forget(now) }

@@ -21,7 +21,7 @@ type memory struct {
 	max     int64
 	records [shards]recordShard
 	codes   [shards]codeShard
-	expiry  expiry
+	expiry  expiry[storage.QRID]
 	// count is the number of records and of places reserved for records.
 	count atomic.Int64
 	// unscanned counts the sessions that expired without a scan and were forgotten.
@@ -158,16 +158,16 @@ func (m *memory) codeShard(code storage.UserCodeHash) *codeShard {
 	return &m.codes[int(code[0]^code[len(code)-1])%shards]
 }
 
-// expiry orders the sessions in memory by the second in which the sweep has to look at them,
-// so that a sweep costs what is due. A session that left memory earlier keeps its entry.
-type expiry struct {
+// expiry orders what is in memory by the second in which the sweep has to look at it, so that a
+// sweep costs what is due. What left memory earlier keeps its entry.
+type expiry[ID any] struct {
 	mu      sync.Mutex
-	ids     map[int64][]storage.QRID
+	ids     map[int64][]ID
 	seconds secondHeap
 }
 
-func (e *expiry) add(due time.Time, id storage.QRID) {
-	// The second after, so that the session is really due when its second is.
+func (e *expiry[ID]) add(due time.Time, id ID) {
+	// The second after, so that it is really due when its second is.
 	second := due.Unix() + 1
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -177,11 +177,11 @@ func (e *expiry) add(due time.Time, id storage.QRID) {
 	e.ids[second] = append(e.ids[second], id)
 }
 
-// due takes out at most limit sessions whose second has come.
-func (e *expiry) due(now time.Time, limit int) []storage.QRID {
+// due takes out at most limit ids whose second has come.
+func (e *expiry[ID]) due(now time.Time, limit int) []ID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var due []storage.QRID
+	var due []ID
 	for len(e.seconds) > 0 && e.seconds[0] <= now.Unix() && len(due) < limit {
 		second := e.seconds[0]
 		ids := e.ids[second]
@@ -197,8 +197,8 @@ func (e *expiry) due(now time.Time, limit int) []storage.QRID {
 	return due
 }
 
-// any reports whether a session is due.
-func (e *expiry) any(now time.Time) bool {
+// any reports whether an id is due.
+func (e *expiry[ID]) any(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.seconds) > 0 && e.seconds[0] <= now.Unix()

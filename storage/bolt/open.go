@@ -37,6 +37,9 @@ type Options struct {
 	// MaxPending is how many undecided QR sessions memory holds before CreateQRSession
 	// returns storage.ErrFull. Zero means 1,000,000.
 	MaxPending int
+	// MaxReplays is how many used identifiers are kept before UseOnce returns
+	// storage.ErrFull; each takes about a hundred bytes of memory. Zero means 1,000,000.
+	MaxReplays int
 	// LockTimeout is how long Open waits for another process to release the file. Zero
 	// means 1 s.
 	LockTimeout time.Duration
@@ -56,6 +59,9 @@ type Options struct {
 func (o *Options) setDefaults() {
 	if o.MaxPending == 0 {
 		o.MaxPending = 1_000_000
+	}
+	if o.MaxReplays == 0 {
+		o.MaxReplays = 1_000_000
 	}
 	if o.LockTimeout == 0 {
 		o.LockTimeout = time.Second
@@ -87,7 +93,7 @@ type Store struct {
 	users   *cache[storage.User]
 	signIns *cache[storage.Session]
 
-	replays replays
+	replays *replays
 
 	// life is held for reading by a commit and for writing by Close.
 	life   sync.RWMutex
@@ -173,7 +179,7 @@ func Open(path string, o Options) (*Store, error) {
 		db: db, codec: codec, committer: newCommitter(db), memory: newMemory(o.MaxPending),
 		logger: o.Logger, retention: o.AuditRetention,
 		clients: newCache(cloneClient), users: newCache(cloneUser), signIns: newCache(cloneSession),
-		replays: replays{used: make(map[[32]byte]time.Time)},
+		replays: newReplays(o.MaxReplays),
 	}
 	if err := store.loadReplays(); err != nil {
 		return nil, errors.Join(fmt.Errorf("storage/bolt: read %s: %w", path, err), store.Close())

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -216,7 +217,7 @@ func TestOpenRefusesForeignFiles(t *testing.T) {
 			if err := mustOpen(t, path, bolt.Options{}).Close(); err != nil {
 				t.Fatal(err)
 			}
-			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x04")
+			writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x05")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -342,42 +343,87 @@ func TestOpenInitialises(t *testing.T) {
 	}
 }
 
-// TestOpenUpgrades: a file of an older schema gets the buckets it lacks, and the schema with
-// them, so that an older program refuses it from then on.
+// TestOpenUpgrades: a file of an older schema keeps what it has and gets the buckets it lacks,
+// and the schema with them, so that an older program refuses it from then on.
 func TestOpenUpgrades(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "old.db")
+	since := [][]string{2: {"consent", "session_client"}, 3: {"logout", "logout_due"}, 4: {"replay"}}
+	for schema := 1; schema < len(since); schema++ {
+		t.Run(fmt.Sprint("from schema ", schema), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "old.db")
+			store := mustOpen(t, path, bolt.Options{})
+			if err := errors.Join(store.PutClient(t.Context(), &storage.Client{ID: "web"}), store.Close()); err != nil {
+				t.Fatal(err)
+			}
+			writeBolt(t, path, "meta", "schema", string(binary.BigEndian.AppendUint32(nil, uint32(schema))))
+			for _, lacking := range since[schema+1:] {
+				deleteBuckets(t, path, lacking...)
+			}
+			store = mustOpen(t, path, bolt.Options{})
+			if _, err := store.Client(t.Context(), "web"); err != nil {
+				t.Errorf("a client of the old file: %v", err)
+			}
+			err := errors.Join(
+				store.PutConsent(t.Context(), &storage.Consent{Subject: "ann", ClientID: "web"}),
+				store.AddSessionClient(t.Context(), "s", "web"),
+				store.DeleteLogoutNotice(t.Context(), "s", "web"),
+				store.UseOnce(t.Context(), [32]byte{1}, instant().Add(time.Minute), instant()),
+				store.Close(),
+			)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readBolt(t, path, "meta", "schema"); got != "\x00\x00\x00\x04" {
+				t.Errorf("schema %x", got)
+			}
+		})
+	}
+}
+
+// TestOpenMissesABucket: a file that lacks what its schema has is damaged, not old.
+func TestOpenMissesABucket(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "cut.db")
 	if err := mustOpen(t, path, bolt.Options{}).Close(); err != nil {
 		t.Fatal(err)
 	}
-	writeBolt(t, path, "meta", "schema", "\x00\x00\x00\x01")
+	deleteBuckets(t, path, "replay")
+	refused(t, path, bolt.ErrCorrupt)
+}
+
+func deleteBuckets(t *testing.T, path string, names ...string) {
+	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		return errors.Join(tx.DeleteBucket([]byte("consent")), tx.DeleteBucket([]byte("session_client")))
+		var errs []error
+		for _, name := range names {
+			errs = append(errs, tx.DeleteBucket([]byte(name)))
+		}
+		return errors.Join(errs...)
 	})
 	if err = errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	store := mustOpen(t, path, bolt.Options{})
-	if err := errors.Join(store.PutConsent(t.Context(), &storage.Consent{Subject: "ann", ClientID: "web"}), store.Close()); err != nil {
-		t.Fatal(err)
-	}
-	db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
+}
+
+func readBolt(t *testing.T, path, bucket, key string) (value string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
-		if got := tx.Bucket([]byte("meta")).Get([]byte("schema")); string(got) != "\x00\x00\x00\x04" {
-			t.Errorf("schema %x", got)
-		}
+		value = string(tx.Bucket([]byte(bucket)).Get([]byte(key)))
 		return nil
 	})
 	if err = errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
+	return value
 }
 
 func TestOpenRefusesAFileInUse(t *testing.T) {

@@ -12,44 +12,69 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// maxReplays is how many identifiers are kept at once; each takes about a hundred bytes of
-// memory. Who is refused beyond it tries again: they last minutes.
-const maxReplays = 1_000_000
-
 // replays are the identifiers that have been used. Memory answers; the file is for the next
 // start.
 type replays struct {
-	mu   sync.Mutex
-	used map[[32]byte]time.Time
+	max int
+
+	mu sync.Mutex
+	// used is until when an identifier counts, in nanoseconds: half of what a time takes.
+	used   map[[32]byte]int64
+	expiry expiry[[32]byte]
+}
+
+func newReplays(most int) *replays {
+	return &replays{
+		max: most, used: map[[32]byte]int64{},
+		expiry: expiry[[32]byte]{ids: map[int64][][32]byte{}},
+	}
 }
 
 func replayKey(id [32]byte, until time.Time) []byte {
 	return append(appendTime(make([]byte, 0, timeLen+len(id)), until), id[:]...)
 }
 
-// take marks an identifier as used, unless it is.
+// take marks an identifier as used, unless it is. When there is no room, what is due makes some.
 func (r *replays) take(id [32]byte, until, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if end, used := r.used[id]; used && now.Before(end) {
+	end, known := r.used[id]
+	if known && nanosOf(now) < end {
 		return storage.ErrConflict
 	}
-	if len(r.used) >= maxReplays {
-		return storage.ErrFull
+	for !known && len(r.used) >= r.max {
+		if r.drop(now, maxSweep) == 0 {
+			return storage.ErrFull
+		}
 	}
-	r.used[id] = until
+	r.keep(id, nanosOf(until))
 	return nil
 }
 
-// forget drops what is due.
+func (r *replays) keep(id [32]byte, until int64) {
+	r.used[id] = until
+	r.expiry.add(time.Unix(0, until), id)
+}
+
+// forget drops what is due, a part at a time: requests wait for the lock.
 func (r *replays) forget(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, until := range r.used {
-		if !now.Before(until) {
+	for more := true; more; {
+		r.mu.Lock()
+		more = r.drop(now, maxSweep) > 0
+		r.mu.Unlock()
+	}
+}
+
+// drop looks at no more than limit identifiers that may be due and returns at how many. One that
+// was used again after its time has a later entry.
+func (r *replays) drop(now time.Time, limit int) int {
+	due := r.expiry.due(now, limit)
+	for _, id := range due {
+		if end, known := r.used[id]; known && end <= nanosOf(now) {
 			delete(r.used, id)
 		}
 	}
+	return len(due)
 }
 
 // UseOnce implements storage.Replays.
@@ -70,19 +95,21 @@ func (s *Store) UseOnce(ctx context.Context, id [32]byte, until, now time.Time) 
 	return s.committer.enqueue(&request{writes: []operation{write}, done: done})
 }
 
-// loadReplays reads what an earlier process has seen.
+// loadReplays reads what an earlier process has seen. Of two rows of one identifier the later
+// comes last.
 func (s *Store) loadReplays() error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		return in(tx, bucketReplay).ForEach(func(key, _ []byte) error {
 			if len(key) == timeLen+32 {
-				s.replays.used[[32]byte(key[timeLen:])] = readTime(key)
+				s.replays.keep([32]byte(key[timeLen:]), nanosOf(readTime(key)))
 			}
 			return nil
 		})
 	})
 }
 
-// sweepReplays removes identifiers whose time is over.
+// sweepReplays removes identifiers whose time is over. A row that is still on its way to the
+// file is for the next sweep.
 func (s *Store) sweepReplays(now time.Time, limit int) (handled, removed int, err error) {
 	s.replays.forget(now)
 	keys, err := s.dueReplays(now, limit)
@@ -103,6 +130,7 @@ func (s *Store) sweepReplays(now time.Time, limit int) (handled, removed int, er
 	return len(keys), len(keys), nil
 }
 
+// dueReplays returns the first rows that are due.
 func (s *Store) dueReplays(now time.Time, limit int) ([][]byte, error) {
 	var keys [][]byte
 	end := appendTime(nil, now)

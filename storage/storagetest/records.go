@@ -2,7 +2,6 @@ package storagetest
 
 import (
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,8 +10,6 @@ import (
 
 func recordTests() map[string]func(*testing.T, Open) {
 	return map[string]func(*testing.T, Open){
-		"a client comes back as it was stored":           clientRoundTrip,
-		"clients are listed by id":                       clientsListed,
 		"a user comes back as it was stored":             userRoundTrip,
 		"users are listed by subject":                    usersListed,
 		"a login is unique in any case":                  loginUnique,
@@ -23,41 +20,6 @@ func recordTests() map[string]func(*testing.T, Open) {
 		"records that do not exist are not found":        notFound,
 		"a caller may change what it gave and got":       recordCopies,
 	}
-}
-
-func clientRoundTrip(t *testing.T, open Open) {
-	s, _ := open(t)
-	for _, want := range []*storage.Client{
-		{ID: "bare"},
-		{
-			ID: "full", Name: "Fernseher 📺", SecretHashes: [][32]byte{digest(1), digest(2)},
-			RedirectURIs: []string{"https://rp.example/cb"}, GrantTypes: []string{"authorization_code"},
-			Scopes: []string{"openid"}, PKCEOptional: true, IDTokenAlg: "RS256", FirstParty: true,
-			Approver: true, SharedAudiences: []string{"https://api.example"}, Disabled: true,
-			PostLogoutRedirectURIs: []string{"https://rp.example/bye"}, BackchannelLogoutURI: "https://rp.example/logout",
-			BackchannelLogoutSessionRequired: true,
-			LogoURI:                          "https://rp.example/logo.png", ClientURI: "https://rp.example/",
-			PolicyURI: "https://rp.example/privacy", TermsURI: "https://rp.example/terms",
-			QR: storage.QRPolicy{
-				Enabled: true, AllowedScopes: []string{"openid"}, Lifetime: 3 * time.Minute,
-				TypeUserCode: true, OfflineAccess: true,
-			},
-		},
-		{ID: "large", Name: strings.Repeat("ä", 32<<10)},
-	} {
-		if err := s.PutClient(t.Context(), want); err != nil {
-			t.Fatalf("PutClient: %v", err)
-		}
-		got, err := s.Client(t.Context(), want.ID)
-		wantErr(t, err, nil)
-		wantEqual(t, got, want)
-	}
-	if err := s.PutClient(t.Context(), &storage.Client{ID: "bare", Name: "renamed"}); err != nil {
-		t.Fatalf("PutClient: %v", err)
-	}
-	got, err := s.Client(t.Context(), "bare")
-	wantErr(t, err, nil)
-	wantEqual(t, got, &storage.Client{ID: "bare", Name: "renamed"})
 }
 
 func usersListed(t *testing.T, open Open) {
@@ -74,22 +36,6 @@ func usersListed(t *testing.T, open Open) {
 		got = append(got, u.Subject+", "+u.Login)
 	}
 	wantEqual(t, got, []string{"a, login of a", "b, login of b", "c, login of c"})
-}
-
-func clientsListed(t *testing.T, open Open) {
-	s, _ := open(t)
-	for _, id := range []string{"b", "c", "a"} {
-		if err := s.PutClient(t.Context(), &storage.Client{ID: id}); err != nil {
-			t.Fatalf("PutClient: %v", err)
-		}
-	}
-	clients, err := s.Clients(t.Context())
-	wantErr(t, err, nil)
-	var ids []string
-	for _, c := range clients {
-		ids = append(ids, c.ID)
-	}
-	wantEqual(t, ids, []string{"a", "b", "c"})
 }
 
 func userRoundTrip(t *testing.T, open Open) {

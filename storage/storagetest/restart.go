@@ -69,6 +69,8 @@ func restartHealth(t *testing.T, open Open) {
 		"Health":          s.Health,
 		"PutClient":       func(ctx context.Context) error { return s.PutClient(ctx, &storage.Client{ID: "c"}) },
 		"Client":          func(ctx context.Context) error { _, err := s.Client(ctx, "c"); return err },
+		"DeleteClient":    func(ctx context.Context) error { return s.DeleteClient(ctx, "c") },
+		"UseOnce":         func(ctx context.Context) error { return useOnce(ctx, s, 1, 0) },
 		"CreateQRSession": func(ctx context.Context) error { return s.CreateQRSession(ctx, pending(2)) },
 		"UpdateQRSession": func(ctx context.Context) error { return cancelIn(ctx, s, id) },
 	} {

@@ -14,8 +14,8 @@ type Open func(t *testing.T) (store storage.Store, reopen func() storage.Store)
 func Run(t *testing.T, open Open) {
 	t.Helper()
 	for _, group := range []map[string]func(*testing.T, Open){
-		recordTests(), sessionTests(), noticeTests(), consentTests(), tokenTests(), qrTests(), codeTests(), raceTests(),
-		unitTests(), watchTests(), sweepTests(), restartTests(),
+		recordTests(), clientTests(), sessionTests(), noticeTests(), consentTests(), tokenTests(), qrTests(), codeTests(), raceTests(),
+		unitTests(), watchTests(), sweepTests(), replayTests(), restartTests(),
 	} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
