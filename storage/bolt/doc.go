@@ -1,7 +1,7 @@
 // Package bolt is the embedded driver of storage.Store: one bbolt file, one process. It owns
 // the file's layout, the group commit, the memory of undecided QR sessions and of used
-// identifiers, and the checks a file must pass before it is opened. It never decides anything about the grant (package
-// storage does, in the closures it is handed) and never reads a clock.
+// identifiers, and the checks a file must pass before it is opened. It never decides anything
+// about the grant (package storage does, in the closures it is handed) and never reads a clock.
 //
 // A write goes: unit of work (unit.go) → group commit (commit.go) → one file per record
 // (qrsessions.go, tokens.go, …) → codec.go. A read goes straight from the record's file to
