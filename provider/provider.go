@@ -34,6 +34,7 @@ type Provider struct {
 	qr          *qr.Server
 	dpop        *dpop.Verifier
 	fetcher     *fetch.Fetcher
+	clientKeys  *clientKeys
 	pages       *pages
 	guard       *signInGuard
 	hashCosts   hashCosts
@@ -64,13 +65,16 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if p.origins, err = newOrigins(p.origin()); err != nil {
 		return nil, fmt.Errorf("provider: issuer: %w", err)
 	}
+	p.fetcher = fetch.New(fetch.Config{Networks: c.FetchNetworks, Roots: c.FetchRoots})
+	if p.clientKeys, err = newClientKeys(&c, p.fetcher); err != nil {
+		return nil, err
+	}
 	if p.keys, err = openKeys(ctx, &c); err != nil {
 		return nil, err
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
 	p.tokens = newTokens(&c)
 	p.dpop = p.newProofs()
-	p.fetcher = fetch.New(fetch.Config{Networks: c.FetchNetworks, Roots: c.FetchRoots})
 	p.backchannel = newBackchannel(&c, p.keys)
 	if err := p.wire(); err != nil {
 		p.keys.close()

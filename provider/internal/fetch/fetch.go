@@ -31,9 +31,15 @@ const (
 	atOnce = 32
 )
 
-// ErrRefused: the address or what was found there is nothing to use, and trying again at once
+// ErrRefused says that the address or what was found there is nothing to use, and trying again at once
 // would not help. Any other failure may pass.
 var ErrRefused = errors.New("fetch: refused")
+
+// ErrBusy says that so many documents are being read that this one was not asked for.
+var ErrBusy = errors.New("fetch: too many documents are being read")
+
+// ErrGone stands beside ErrRefused and says that nothing is at the address any more.
+var ErrGone = errors.New("fetch: gone")
 
 // Config wires a Fetcher. Its zero value reaches public addresses only.
 type Config struct {
@@ -86,7 +92,7 @@ func (f *Fetcher) Get(ctx context.Context, address string, limit int64, media ..
 	case f.places <- struct{}{}:
 		defer func() { <-f.places }()
 	default:
-		return nil, errors.New("fetch: too many documents are being read")
+		return nil, ErrBusy
 	}
 	// A document is read for more than the request that asked first, and in no more time.
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -110,6 +116,8 @@ func read(response *http.Response, limit int64, media []string) (*Document, erro
 	switch {
 	case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
 		return nil, fmt.Errorf("fetch: status %d", response.StatusCode)
+	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusGone:
+		return nil, fmt.Errorf("%w: %w: status %d", ErrRefused, ErrGone, response.StatusCode)
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%w: status %d", ErrRefused, response.StatusCode)
 	}
