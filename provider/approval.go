@@ -79,6 +79,7 @@ func (p *Provider) bearer(ctx context.Context, token string) (*qr.Bearer, error)
 		AuthTime:        grant.Facts.AuthTime,
 		AMR:             grant.Facts.AMR,
 		ACR:             grant.Facts.ACR,
+		JKT:             grant.Facts.JKT,
 	}, nil
 }
 

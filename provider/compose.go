@@ -31,7 +31,7 @@ type strategies struct {
 // first, then what checks it (PKCE), last what needs its access token (openid).
 func (p *Provider) composeFosite() fosite.OAuth2Provider {
 	strategy := strategies{
-		CoreStrategy:               &tokenStrategy{rand: p.config.Rand},
+		CoreStrategy:               &tokenStrategy{config: &p.config, keys: p.keys},
 		OpenIDConnectTokenStrategy: p.idTokens,
 	}
 	return compose.Compose(p.fositeConfig(), p.tokens, strategy,
@@ -83,7 +83,7 @@ func newTokens(c *Config) *fositestore.Store {
 		NewSession:        func() fositestore.Session { return &session{} },
 		Now:               c.Now,
 		CodeLifetime:      codeLifetime,
-		AccessLifetime:    c.AccessTokenLifetime,
+		AccessLifetime:    c.accessLifetime,
 		RefreshLifetime:   c.RefreshTokenLifetime,
 		QRRefreshLifetime: qrRefreshLifetime,
 	})

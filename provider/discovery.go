@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/qrgrant/qrgrant/provider/dpop"
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
@@ -27,6 +31,7 @@ type metadata struct {
 	ACRValues             []string `json:"acr_values_supported,omitempty"`
 	SubjectTypes          []string `json:"subject_types_supported,omitempty"`
 	IDTokenAlgs           []string `json:"id_token_signing_alg_values_supported,omitempty"`
+	UserinfoAlgs          []string `json:"userinfo_signing_alg_values_supported,omitempty"`
 	RequestObjectAlgs     []string `json:"request_object_signing_alg_values_supported,omitempty"`
 	TokenAuthMethods      []string `json:"token_endpoint_auth_methods_supported"`
 	IntrospectAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
@@ -42,6 +47,7 @@ type metadata struct {
 	EndSession            string   `json:"end_session_endpoint,omitempty"`
 	BackchannelLogout     bool     `json:"backchannel_logout_supported,omitempty"`
 	BackchannelSession    bool     `json:"backchannel_logout_session_supported,omitempty"`
+	DPoPAlgs              []string `json:"dpop_signing_alg_values_supported"`
 	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
@@ -70,6 +76,7 @@ func (p *Provider) describe() error {
 		IntrospectAuthMethods: confidential,
 		RevokeAuthMethods:     methods,
 		ChallengeMethods:      []string{"S256"},
+		DPoPAlgs:              dpop.Algorithms(),
 		IssParameter:          true,
 	}
 	var err error
@@ -91,7 +98,8 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.BackchannelLogout, m.BackchannelSession = true, true
 	m.ACRValues = []string{acrOneFactor}
 	m.SubjectTypes = []string{"public"}
-	m.IDTokenAlgs = []string{"ES256", "RS256"}
+	m.IDTokenAlgs = algorithmNames(signingAlgorithms())
+	m.UserinfoAlgs = m.IDTokenAlgs
 	// Without "none" here a relying party that could sign its request does not try to send an
 	// unsigned one; that signed ones are refused too, request_parameter_supported says.
 	m.RequestObjectAlgs = []string{"RS256"}
@@ -100,6 +108,14 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.ClaimTypes = []string{"normal"}
 	m.UILocales = languages()
 	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &no, &no
+}
+
+func algorithmNames(algs []jose.SignatureAlgorithm) []string {
+	names := make([]string, len(algs))
+	for i, alg := range algs {
+		names[i] = string(alg)
+	}
+	return names
 }
 
 // openidConfiguration is GET /.well-known/openid-configuration.
@@ -116,7 +132,7 @@ func (p *Provider) oauthConfiguration(w http.ResponseWriter, _ *http.Request) {
 func writeDocument(w http.ResponseWriter, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		http.Error(w, `{"error":"server_error"}`, http.StatusInternalServerError)
+		reply.Fail(w, reply.Failure{Status: http.StatusInternalServerError, Code: "server_error"})
 		return
 	}
 	writeEncoded(w, body)

@@ -61,7 +61,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 		ACR:             sess.facts.ACR,
 		AMR:             sess.facts.AMR,
 		SessionID:       sess.facts.SessionID,
-		AccessTokenHash: sess.claims.AccessTokenHash,
+		AccessTokenHash: sess.accessHash,
 		ID:              rand.Text(),
 	}
 	payload, err := s.encode(ctx, claims, sess.facts.IDTokenClaims)
@@ -100,19 +100,20 @@ func signingAlg(client fosite.Client) jose.SignatureAlgorithm {
 // hint returns the claims of an ID token we made, however old and by whatever key (OpenID
 // Connect Core §3.1.2.1); nil when the token is none.
 func (s *idTokenStrategy) hint(token string) *idTokenClaims {
-	payload, err := s.keys.verify(token)
+	// Logout tokens and access tokens are ours too, but of another typ: they prove no sign-in.
+	payload, err := s.keys.verify(token, typIDToken)
 	if err != nil {
 		return nil
 	}
-	var claims struct {
-		idTokenClaims
-		// A logout token is ours too, but proves no sign-in.
-		Events json.RawMessage `json:"events"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer || claims.Subject == "" || claims.Events != nil {
+	var claims idTokenClaims
+	if json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.issuer || claims.Subject == "" {
 		return nil
 	}
-	return &claims.idTokenClaims
+	// Nor does an answer of userinfo, which only lacks these.
+	if claims.Expiry == 0 || claims.IssuedAt == 0 {
+		return nil
+	}
+	return &claims
 }
 
 // hintSubject returns the subject of an ID token we made; empty when the token is none.

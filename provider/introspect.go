@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
@@ -24,6 +25,8 @@ type introspection struct {
 	Audience  []string `json:"aud,omitempty"`
 	Issuer    string   `json:"iss,omitempty"`
 	SessionID string   `json:"sid,omitempty"`
+	// Confirmation names the key the token is bound to (RFC 9449 §6.2).
+	Confirmation *confirmation `json:"cnf,omitempty"`
 }
 
 // tokenRequest reads what /introspect and /revoke are sent: a token, from a client that is
@@ -41,7 +44,8 @@ func (p *Provider) tokenRequest(w http.ResponseWriter, r *http.Request) (token s
 }
 
 // introspect is POST /introspect. Only a confidential client may ask, and only for its own
-// tokens: fosite lets any active access token authorise the question and answers for all.
+// tokens and for access tokens that are for a resource it serves: fosite lets any active access
+// token authorise the question and answers for all.
 func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 	token, client, err := p.tokenRequest(w, r)
 	if err == nil && client.Public() {
@@ -51,7 +55,7 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	grant, err := p.ownToken(r.Context(), client, token)
+	grant, err := p.introspected(r.Context(), client, token)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		writeJSON(w, http.StatusOK, introspection{})
@@ -70,25 +74,34 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		Audience:  grant.Audience,
 		Issuer:    p.config.Issuer,
 		SessionID: grant.SessionID,
+
+		Confirmation: confirmationOf(grant.Facts.JKT),
 	}
 	// A refresh token has no token type (RFC 6749 §5.1); a resource server that checks the
 	// type so cannot take one for an access token.
 	if grant.Kind == storage.TokenAccess {
-		answer.TokenType = "Bearer"
+		answer.TokenType = tokenType(&grant.Facts)
 	}
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// ownToken returns an active token of the client; storage.ErrNotFound for any other. Another
-// client's question about a token is no use of it (arrived).
-func (p *Provider) ownToken(ctx context.Context, client fositestore.Client, token string) (*fositestore.Grant, error) {
+// introspected returns an active token that the client may know of; storage.ErrNotFound for any
+// other. A question that is none of the client's business is no use of the token (arrived).
+func (p *Provider) introspected(ctx context.Context, client fositestore.Client, token string) (*fositestore.Grant, error) {
 	grant, err := p.lookup(ctx, token)
 	if err != nil {
 		return nil, err
 	}
-	if grant.ClientID != client.ID {
+	if grant.ClientID != client.ID && !serves(client, grant) {
 		return nil, fmt.Errorf("provider: token of another client: %w", storage.ErrNotFound)
 	}
 	_, err = p.active(ctx, grant)
 	return grant, err
+}
+
+// serves reports whether the client is a server of a resource that an access token is for.
+func serves(client fositestore.Client, grant *fositestore.Grant) bool {
+	return grant.Kind == storage.TokenAccess && slices.ContainsFunc(grant.Audience, func(a string) bool {
+		return slices.Contains(client.Serves, a)
+	})
 }

@@ -70,7 +70,7 @@ func TestKeyIsInTheRingOnce(t *testing.T) {
 	if store.afterPut.Load() != nil {
 		t.Fatal("no key was stored")
 	}
-	if ids := publishedKids(t, s); len(ids) != 2 {
+	if ids := publishedKids(t, s); len(ids) != 3 {
 		t.Errorf("published %v", ids)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -37,7 +38,12 @@ func (s keySchedule) keepForgotten() time.Duration { return max(s.keepServer, s.
 
 // ringAlgorithms lists what the ring has keys for.
 func ringAlgorithms() []jose.SignatureAlgorithm {
-	return []jose.SignatureAlgorithm{serverHMAC, jose.ES256, jose.RS256}
+	return append(signingAlgorithms(), serverHMAC)
+}
+
+// signingAlgorithms lists those of what relying parties verify, as metadata names them.
+func signingAlgorithms() []jose.SignatureAlgorithm {
+	return []jose.SignatureAlgorithm{jose.ES256, jose.RS256, jose.EdDSA}
 }
 
 // tend makes the keys that are due, forgets those that nothing can refer to any more, and
@@ -246,6 +252,10 @@ func detached(context.Context) context.Context { return context.Background() }
 func generateKey(alg jose.SignatureAlgorithm) (crypto.Signer, error) {
 	if alg == jose.RS256 {
 		return rsa.GenerateKey(rand.Reader, 2048)
+	}
+	if alg == jose.EdDSA {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		return private, err
 	}
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }

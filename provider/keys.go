@@ -65,10 +65,14 @@ type ringKey struct {
 // serverHMAC stands for the server keys where signing keys have their algorithm.
 const serverHMAC jose.SignatureAlgorithm = "server"
 
-// What a key signs, by the typ of its header: it keeps one from passing for the other.
+// What a key signs, by the typ of its header: it keeps one from passing for the other. An answer
+// of userinfo has that of an ID token, because relying parties expect no other; it lacks exp and
+// iat, without which nothing is an ID token.
 const (
-	typIDToken = "JWT"
-	typLogout  = "logout+jwt"
+	typIDToken  = "JWT"
+	typUserinfo = typIDToken
+	typLogout   = "logout+jwt"
+	typAccess   = "at+jwt"
 )
 
 // openKeys loads the keys, seals those that are not sealed under the first seal and makes the
@@ -97,7 +101,7 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 			return nil, err
 		}
 	}
-	for _, alg := range []jose.SignatureAlgorithm{serverHMAC, jose.ES256} {
+	for _, alg := range []jose.SignatureAlgorithm{serverHMAC, jose.ES256, jose.EdDSA} {
 		if ring.has(alg) {
 			continue
 		}
@@ -217,7 +221,7 @@ func (r *keyRing) add(k storage.Key) error {
 	}
 	alg := jose.SignatureAlgorithm(k.Algorithm)
 	signers := make(map[string]jose.Signer)
-	for _, typ := range []string{typIDToken, typLogout} {
+	for _, typ := range []string{typIDToken, typLogout, typAccess} {
 		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
 		signers[typ], err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: private, KeyID: k.ID}}, options)
 		if err != nil {
@@ -271,11 +275,15 @@ func (r *keyRing) sign(ctx context.Context, alg jose.SignatureAlgorithm, typ str
 	return jws.CompactSerialize()
 }
 
-// verify returns the payload of a JWS that one of our keys made, retired ones included.
-func (r *keyRing) verify(compact string) ([]byte, error) {
-	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
+// verify returns the payload of a JWS of that typ that one of our keys made, retired ones
+// included.
+func (r *keyRing) verify(compact, typ string) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(compact, signingAlgorithms())
 	if err != nil {
 		return nil, err
+	}
+	if jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType] != typ {
+		return nil, jose.ErrCryptoFailure
 	}
 	for _, k := range r.publicKeys().Key(jws.Signatures[0].Header.KeyID) {
 		// The algorithm is the key's, never the sender's choice.

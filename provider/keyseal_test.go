@@ -90,7 +90,7 @@ func TestKeySeal(t *testing.T) {
 	store := sealedStore(t)
 	mustOpenWith(t, store, sealOf(7))
 	keys := storedKeys(t, store)
-	if len(keys) != 3 {
+	if len(keys) != 4 {
 		t.Fatalf("%d keys", len(keys))
 	}
 	for _, k := range keys {

@@ -28,11 +28,6 @@ func (h *openidHandler) PopulateTokenEndpointResponse(ctx context.Context, req f
 	if !h.CanHandleTokenEndpointRequest(ctx, req) || !req.GetGrantedScopes().Has("openid") {
 		return fosite.ErrUnknownRequest
 	}
-	sess, ok := req.GetSession().(*session)
-	if !ok {
-		return fosite.ErrServerError.WithDebug("unknown session type")
-	}
-	sess.claims.AccessTokenHash = h.GetAccessTokenHash(ctx, req, resp)
 	return h.IssueExplicitIDToken(ctx, h.lifetime, req, resp)
 }
 

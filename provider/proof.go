@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/provider/dpop"
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -49,6 +50,17 @@ func (p *Provider) prove(w http.ResponseWriter, r *http.Request, accessToken str
 	return p.dpop.Verify(r.Context(), dpop.Request{
 		Proofs: proofs, Method: r.Method, URL: p.origin() + r.URL.EscapedPath(), AccessToken: accessToken,
 	})
+}
+
+// proveAsClient is prove for the client of a token request, before anything is read that the
+// request could use up.
+func (p *Provider) proveAsClient(w http.ResponseWriter, r *http.Request, client fositestore.Client) (jkt string, err error) {
+	jkt, err = p.prove(w, r, "")
+	if err == nil && jkt == "" && client.RequireDPoP {
+		w.Header().Set("DPoP-Nonce", p.dpop.Nonce())
+		err = &oauthError{status: http.StatusBadRequest, code: dpop.CodeInvalidProof, description: "The client has to send a DPoP proof."}
+	}
+	return jkt, err
 }
 
 // proofError is the answer to a proof that was refused; nil when err is something else.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ory/fosite"
+
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
@@ -37,6 +39,46 @@ func (p *Provider) targets(client fositestore.Client, scopes, resources []string
 		audience = append([]string{p.config.Issuer}, audience...)
 	}
 	return audience, nil
+}
+
+// stillTargets refuses a resource that the client was granted once and may no longer ask for, as
+// fosite does with scopes.
+func (p *Provider) stillTargets(req fosite.AccessRequester) error {
+	client, ok := req.GetClient().(fositestore.Client)
+	for _, a := range req.GetGrantedAudience() {
+		if a != p.config.Issuer && (!ok || !slices.Contains(client.Resources, a) && !slices.Contains(client.SharedAudiences, a)) {
+			return invalidTarget()
+		}
+	}
+	return nil
+}
+
+// narrowAudience gives this access token fewer resources than were granted; the refresh token
+// beside it keeps all of them (RFC 8707 §2.2).
+func (p *Provider) narrowAudience(req fosite.AccessRequester, sess *session, resources []string) error {
+	if len(resources) == 0 {
+		return nil
+	}
+	granted := req.GetRequestedAudience() // of the authorization: a token request names none
+	var audience []string
+	for _, r := range resources {
+		if !granted.Has(r) {
+			return invalidTarget()
+		}
+		if !slices.Contains(audience, r) {
+			audience = append(audience, r)
+		}
+	}
+	// The scopes of a code are granted later; those asked for then are at least these.
+	scopes := req.GetGrantedScopes()
+	if len(scopes) == 0 {
+		scopes = req.GetRequestedScopes()
+	}
+	if scopes.Has(qr.ApproveScope) && !slices.Contains(audience, p.config.Issuer) {
+		return invalidTarget()
+	}
+	sess.facts.AccessAudience = audience
+	return nil
 }
 
 // isResource reports whether a resource indicator is an absolute URI without a fragment

@@ -18,6 +18,8 @@ type session struct {
 	facts   fositestore.Facts
 	claims  jwt.IDTokenClaims
 	headers jwt.Headers
+	// accessHash is what an ID token says of the access token made beside it; empty: none was.
+	accessHash string
 }
 
 var (
@@ -47,13 +49,14 @@ func (s *session) Clone() fosite.Session {
 	c := &session{facts: s.facts}
 	c.facts.AMR = slices.Clone(s.facts.AMR)
 	c.facts.RefreshScopes = slices.Clone(s.facts.RefreshScopes)
+	c.facts.AccessAudience = slices.Clone(s.facts.AccessAudience)
 	c.facts.UserinfoClaims = slices.Clone(s.facts.UserinfoClaims)
 	c.facts.IDTokenClaims = slices.Clone(s.facts.IDTokenClaims)
 	return c
 }
 
-// IDTokenClaims returns the claims fosite's handlers exchange at_hash through; subject and
-// auth_time are filled for handlers that look.
+// IDTokenClaims returns subject and auth_time for the handlers that look. The at_hash that they
+// exchange through it is not read: theirs is wrong for EdDSA.
 func (s *session) IDTokenClaims() *jwt.IDTokenClaims {
 	s.claims.Subject = s.facts.Subject
 	s.claims.AuthTime = s.facts.AuthTime

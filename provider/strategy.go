@@ -23,16 +23,18 @@ const (
 )
 
 // tokenStrategy makes opaque tokens of 256 random bits. They need no HMAC: a token is valid
-// because its hash is in the store, and its end is stored with it, judged by our clock.
+// because its hash is in the store, and its end is stored with it, judged by our clock. That is so
+// for the access tokens too that it makes as JWTs, for clients that ask for these.
 type tokenStrategy struct {
-	rand io.Reader
+	config *Config
+	keys   *keyRing
 }
 
 var _ oauth2.CoreStrategy = (*tokenStrategy)(nil)
 
 func (s *tokenStrategy) generate(prefix string) (token, signature string, err error) {
 	var raw [32]byte
-	if _, err := io.ReadFull(s.rand, raw[:]); err != nil {
+	if _, err := io.ReadFull(s.config.Rand, raw[:]); err != nil {
 		return "", "", fmt.Errorf("provider: random bytes: %w", err)
 	}
 	token = prefix + base64.RawURLEncoding.EncodeToString(raw[:])
@@ -48,10 +50,10 @@ func checkPrefix(token, prefix string) error {
 	return nil
 }
 
-// tokenKind tells the kind of a token by its prefix; zero when it is none of ours.
+// tokenKind tells the kind of a token by how it begins; zero when it is none of ours.
 func tokenKind(token string) storage.TokenKind {
 	switch {
-	case strings.HasPrefix(token, accessPrefix):
+	case strings.HasPrefix(token, accessPrefix), looksLikeJWT(token):
 		return storage.TokenAccess
 	case strings.HasPrefix(token, refreshPrefix):
 		return storage.TokenRefresh
@@ -65,13 +67,16 @@ func (*tokenStrategy) AccessTokenSignature(_ context.Context, token string) stri
 }
 
 // GenerateAccessToken makes an access token.
-func (s *tokenStrategy) GenerateAccessToken(context.Context, fosite.Requester) (token, signature string, err error) {
-	return s.generate(accessPrefix)
+func (s *tokenStrategy) GenerateAccessToken(ctx context.Context, req fosite.Requester) (token, signature string, err error) {
+	return s.makeAccessToken(ctx, req)
 }
 
 // ValidateAccessToken checks the kind; state and expiry are the store's.
 func (*tokenStrategy) ValidateAccessToken(_ context.Context, _ fosite.Requester, token string) error {
-	return checkPrefix(token, accessPrefix)
+	if tokenKind(token) != storage.TokenAccess {
+		return fosite.ErrInvalidTokenFormat
+	}
+	return nil
 }
 
 // RefreshTokenSignature returns the hash under which the token is stored.

@@ -21,7 +21,7 @@ import (
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	values, err := form.Read(w, r)
 	if err == nil {
-		err = checkTokenRequest(r, values)
+		err = checkTokenRequest(values)
 	}
 	if err != nil {
 		p.writeError(w, r, err)
@@ -44,12 +44,17 @@ func (p *Provider) grantTokens(w http.ResponseWriter, r *http.Request, client fo
 		p.deviceTokens(w, r, client, values) //nolint:contextcheck // The context of qr.Poll descends from the request's.
 		return
 	}
-	answer, err := p.issue(r.Context(), r, values)
+	jkt, err := p.proveAsClient(w, r, client)
 	if err != nil {
 		p.writeError(w, r, err)
 		return
 	}
-	writeTokens(w, answer)
+	answer, err := p.issue(fositestore.WithKey(r.Context(), jkt), r, values)
+	if err != nil {
+		p.writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, answer.ToMap())
 }
 
 // deviceTokens answers a consumption device.
@@ -67,24 +72,18 @@ func (p *Provider) deviceTokens(w http.ResponseWriter, r *http.Request, client f
 		p.qr.WriteTokenError(w, r, err)
 		return
 	}
-	writeTokens(w, answer)
+	writeJSON(w, http.StatusOK, answer.ToMap())
 }
 
 // checkTokenRequest refuses what can be refused before anything is read from the store, and
 // takes away what fosite would read from the form without being asked.
-func checkTokenRequest(r *http.Request, values url.Values) error {
-	switch {
-	case r.Header.Get("DPoP") != "":
-		return invalidRequest("DPoP is not supported.")
-	case values.Has("resource"):
-		return invalidTarget()
-	}
+func checkTokenRequest(values url.Values) error {
 	// fosite compares every scope with every other before it knows what they are for.
 	if _, all := uniqueWords(values.Get("scope")); !all {
 		return invalidScope()
 	}
 	// A nonce in a refresh request would end up in fosite's ID token, the others steer its
-	// OpenID handlers, and an audience is not the client's to name.
+	// OpenID handlers, and an audience is named by resource.
 	for _, name := range []string{"nonce", "prompt", "max_age", "acr_values", "id_token_hint", "audience"} {
 		values.Del(name)
 	}
@@ -138,8 +137,10 @@ func (p *Provider) issue(ctx context.Context, r *http.Request, values url.Values
 		if err := p.admit(ctx, req, values); err != nil {
 			return err
 		}
-		answer, err = p.oauth.NewAccessResponse(ctx, req)
-		return err
+		if answer, err = p.oauth.NewAccessResponse(ctx, req); err != nil {
+			return err
+		}
+		return p.describeToken(req, answer)
 	})
 	if err != nil {
 		return nil, p.afterLoss(ctx, values.Get("grant_type") == grantCode || reissue, family, err)
@@ -161,19 +162,43 @@ func (p *Provider) afterLoss(ctx context.Context, theft bool, family string, err
 	return err
 }
 
-// admit decides, between fosite's request and its response, what fosite has no hook for: the
-// person and the sign-in are still there, and the scopes of this one answer.
+// describeToken says in the answer what fosite does not know of the access token: its type and
+// for how long it is good.
+func (p *Provider) describeToken(req fosite.AccessRequester, answer fosite.AccessResponder) error {
+	sess, ok := req.GetSession().(*session)
+	if !ok {
+		return serverError(errors.New("provider: unknown session type"))
+	}
+	answer.SetTokenType(tokenType(&sess.facts))
+	answer.SetExpiresIn(p.config.accessLifetime(req.GetClient(), &sess.facts))
+	return nil
+}
+
+// tokenType is how an access token is to be sent (RFC 6750, RFC 9449 §5).
+func tokenType(facts *fositestore.Facts) string {
+	if facts.JKT != "" {
+		return "DPoP"
+	}
+	return "Bearer"
+}
+
+// admit decides, between fosite's request and its response, what fosite has no hook for: the key,
+// the person and the sign-in that are still there, and the scopes and the audience of this one
+// answer. Package qr has decided all of that for its own grants.
 func (p *Provider) admit(ctx context.Context, req fosite.AccessRequester, values url.Values) error {
-	switch values.Get("grant_type") {
-	case grantClient:
-		return grantClientScopes(req)
-	case grantCode, grantRefresh:
-	default:
+	grant := values.Get("grant_type")
+	if isDeviceGrant(grant) {
 		return nil
 	}
 	sess, ok := req.GetSession().(*session)
 	if !ok {
 		return serverError(errors.New("provider: unknown session type"))
+	}
+	if err := bind(sess, fositestore.KeyFrom(ctx)); err != nil {
+		return err
+	}
+	if grant == grantClient {
+		return p.admitClient(req, values)
 	}
 	standing, err := p.standing(ctx, sess.facts.Subject, sess.facts.SessionID)
 	if err != nil {
@@ -182,9 +207,25 @@ func (p *Provider) admit(ctx context.Context, req fosite.AccessRequester, values
 	if !standing {
 		return invalidGrant()
 	}
-	if values.Get("grant_type") == grantRefresh {
-		return narrow(req, sess, values.Get("scope"))
+	if grant == grantRefresh {
+		if err := p.stillTargets(req); err != nil {
+			return err
+		}
+		if err := narrow(req, sess, values.Get("scope")); err != nil {
+			return err
+		}
 	}
+	return p.narrowAudience(req, sess, values["resource"])
+}
+
+// bind binds what is issued to the key that was proved. What was bound once never becomes a
+// bearer token again, whoever asks: somebody who has the refresh token and the secret but not
+// the key would do so.
+func bind(sess *session, jkt string) error {
+	if sess.facts.JKT != "" && jkt == "" {
+		return invalidGrant()
+	}
+	sess.facts.JKT = jkt
 	return nil
 }
 
@@ -210,20 +251,25 @@ func narrow(req fosite.AccessRequester, sess *session, scope string) error {
 	return nil
 }
 
-// grantClientScopes grants what the client asked for; fosite has checked that it may. Scopes
-// that mean a person make no sense for a client's own token.
-func grantClientScopes(req fosite.AccessRequester) error {
+// admitClient grants what the client asked for; fosite has checked that it may have the scopes.
+// Those that mean a person make no sense for a client's own token.
+func (p *Provider) admitClient(req fosite.AccessRequester, values url.Values) error {
+	client, ok := req.GetClient().(fositestore.Client)
+	if !ok {
+		return serverError(errors.New("provider: unknown client type"))
+	}
 	for _, s := range req.GetRequestedScopes() {
 		if s == "openid" || s == "offline_access" || strings.HasPrefix(s, "qr:") {
 			return invalidScope()
 		}
 		req.GrantScope(s)
 	}
+	audience, err := p.targets(client, req.GetGrantedScopes(), values["resource"])
+	if err != nil {
+		return err
+	}
+	for _, a := range audience {
+		req.GrantAudience(a)
+	}
 	return nil
-}
-
-func writeTokens(w http.ResponseWriter, answer fosite.AccessResponder) {
-	members := answer.ToMap()
-	members["token_type"] = "Bearer"
-	writeJSON(w, http.StatusOK, members)
 }

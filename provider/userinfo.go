@@ -1,30 +1,23 @@
 package provider
 
 import (
-	"errors"
+	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 
-	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
+// mediaJWT is that of a signed answer (OpenID Connect Core §5.3.2).
+const mediaJWT = "application/jwt"
+
 // userinfo is GET and POST /userinfo (OpenID Connect Core §5.3).
 func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
-	token, err := bearerToken(w, r)
-	if err != nil {
-		p.writeBearerError(w, r, err)
-		return
-	}
-	grant, _, err := p.activeToken(r.Context(), token)
-	if err == nil && (grant.Kind != storage.TokenAccess || grant.Subject == "") {
-		err = storage.ErrNotFound
-	}
-	if err == nil && !slices.Contains(grant.Scopes, "openid") {
-		err = &bearerError{status: http.StatusForbidden, code: "insufficient_scope", description: "The token lacks the scope openid."}
-	}
+	grant, client, err := p.presentedToken(w, r)
 	if err != nil {
 		p.writeBearerError(w, r, err)
 		return
@@ -34,62 +27,58 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 		p.writeBearerError(w, r, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, claimsOf(user, grant.Scopes, grant.Facts.UserinfoClaims))
-}
-
-// bearerError is an error answer of a protected resource (RFC 6750 §3.1).
-type bearerError struct {
-	status            int
-	code, description string
-}
-
-func (e *bearerError) Error() string { return e.code }
-
-// bearerToken reads the token from the header or from a form body, never from the query, where
-// it would end up in logs (RFC 6750 §2).
-func bearerToken(w http.ResponseWriter, r *http.Request) (string, error) {
-	twice := &bearerError{status: http.StatusBadRequest, code: "invalid_request", description: "The token was sent more than once."}
-	header := r.Header.Values("Authorization")
-	if len(header) > 1 {
-		return "", twice
-	}
-	var posted string
-	if r.Method == http.MethodPost && strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
-		values, err := form.Read(w, r)
-		if err != nil {
-			return "", &bearerError{status: http.StatusBadRequest, code: "invalid_request", description: "The body is malformed."}
-		}
-		posted = values.Get("access_token")
-	}
-	if len(header) == 0 {
-		if posted == "" {
-			return "", &bearerError{status: http.StatusUnauthorized}
-		}
-		return posted, nil
-	}
-	scheme, token, _ := strings.Cut(header[0], " ")
-	switch {
-	case !strings.EqualFold(scheme, "Bearer"):
-		return "", &bearerError{status: http.StatusUnauthorized}
-	case posted != "":
-		return "", twice
-	}
-	return strings.TrimSpace(token), nil
-}
-
-// writeBearerError maps every failure of a protected resource to its challenge.
-func (p *Provider) writeBearerError(w http.ResponseWriter, r *http.Request, err error) {
-	var e *bearerError
-	switch {
-	case errors.As(err, &e):
-	case errors.Is(err, storage.ErrNotFound):
-		e = &bearerError{status: http.StatusUnauthorized, code: "invalid_token", description: "The access token is not active."}
-	default:
-		p.writeError(w, r, unavailable(err))
+	claims := claimsOf(user, grant.Scopes, grant.Facts.UserinfoClaims)
+	if client.UserinfoAlg == "" {
+		writeJSON(w, http.StatusOK, claims)
 		return
 	}
-	reply.Fail(w, reply.Failure{
-		Status: e.status, Code: e.code, Description: e.description,
-		Challenges: []string{reply.Challenge("Bearer", "realm", "qrgrant", "error", e.code, "error_description", e.description)},
-	})
+	// A signed answer says whose it is and for whom. Without exp, iat and nonce it can never
+	// pass for an ID token.
+	claims["iss"], claims["aud"] = p.config.Issuer, client.ID
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		p.writeError(w, r, serverError(err))
+		return
+	}
+	signed, err := p.keys.sign(r.Context(), jose.SignatureAlgorithm(client.UserinfoAlg), typUserinfo, payload)
+	if err != nil {
+		p.writeError(w, r, serverError(err))
+		return
+	}
+	reply.Encoded(w, http.StatusOK, mediaJWT, []byte(signed))
+}
+
+// presentedToken returns the access token of a request to userinfo with its client, if it is good
+// there: of a person, for us, and with the scope openid.
+func (p *Provider) presentedToken(w http.ResponseWriter, r *http.Request) (*fositestore.Grant, fositestore.Client, error) {
+	sent, err := readToken(w, r)
+	if err != nil {
+		return nil, fositestore.Client{}, err
+	}
+	grant, err := p.lookup(r.Context(), sent.token)
+	switch {
+	case err != nil:
+		return nil, fositestore.Client{}, sent.refused(err)
+	case grant.Kind != storage.TokenAccess || grant.Subject == "":
+		return nil, fositestore.Client{}, sent.refused(storage.ErrNotFound)
+	case len(grant.Audience) > 0 && !slices.Contains(grant.Audience, p.config.Issuer):
+		// It is for other resource servers, any of which could bring it here (RFC 9068 §4).
+		return nil, fositestore.Client{}, sent.refused(storage.ErrNotFound)
+	}
+	// Script must be able to read why its proof was refused.
+	if err := p.answerReadableFor(r.Context(), grant.ClientID); err != nil {
+		return nil, fositestore.Client{}, err
+	}
+	// The proof comes first: a token in the wrong hands has not arrived (active).
+	if err := p.proveToken(w, r, sent, grant); err != nil {
+		return nil, fositestore.Client{}, err
+	}
+	client, err := p.active(r.Context(), grant)
+	if err != nil {
+		return nil, fositestore.Client{}, sent.refused(err)
+	}
+	if !slices.Contains(grant.Scopes, "openid") {
+		return nil, fositestore.Client{}, sent.lacksOpenID()
+	}
+	return grant, client, nil
 }

@@ -39,9 +39,9 @@ type Facts struct {
 	IDTokenClaims  []string `cbor:"12,keyasint,omitempty"`
 	// JKT is the thumbprint of the DPoP key the artefact is bound to (RFC 9449 §6); empty: none.
 	JKT string `cbor:"13,keyasint,omitempty"`
-	// RefreshAudience, when set, is the audience of the next refresh token while the access token
-	// beside it got fewer (RFC 8707 §2.2). Never stored.
-	RefreshAudience []string `cbor:"-"`
+	// AccessAudience, when set, is the audience of this access token, while the refresh token beside
+	// it keeps all that was granted (RFC 8707 §2.2). Never stored.
+	AccessAudience []string `cbor:"-"`
 	// RefreshScopes, when set, are the scopes of the next refresh token while the access
 	// token beside it got fewer (RFC 6749 §6). Never stored.
 	RefreshScopes []string `cbor:"-"`

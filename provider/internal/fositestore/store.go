@@ -28,7 +28,7 @@ type Config struct {
 	// CodeLifetime and AccessLifetime start at issue; RefreshLifetime and QRRefreshLifetime
 	// bound a whole family from its first refresh token on.
 	CodeLifetime      time.Duration
-	AccessLifetime    time.Duration
+	AccessLifetime    func(client fosite.Client, facts *Facts) time.Duration
 	RefreshLifetime   time.Duration
 	QRRefreshLifetime time.Duration
 }
@@ -64,6 +64,9 @@ func (s *Store) CreateAuthorizeCodeSession(ctx context.Context, sig string, req 
 // it, it is fosite.ErrNotFound and revokes nothing.
 func (s *Store) GetAuthorizeCodeSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
 	req, err := s.load(ctx, storage.TokenCode, sig, fosite.ErrInvalidatedAuthorizeCode)
+	if req != nil && !holdsKey(ctx, req) {
+		return nil, fosite.ErrNotFound
+	}
 	if errors.Is(err, fosite.ErrInvalidatedAuthorizeCode) && !couldRedeem(ctx, req) {
 		return nil, fosite.ErrNotFound
 	}
@@ -92,7 +95,10 @@ func (s *Store) CreateAccessTokenSession(ctx context.Context, sig string, req fo
 	now := s.config.Now()
 	rec := s.recordOf(req, now)
 	rec.Facts.Nonce = ""
-	t := &storage.Token{Kind: storage.TokenAccess, ExpiresAt: now.Add(s.config.AccessLifetime)}
+	if rec.Facts.AccessAudience != nil {
+		rec.Audience = rec.Facts.AccessAudience
+	}
+	t := &storage.Token{Kind: storage.TokenAccess, ExpiresAt: now.Add(s.config.AccessLifetime(req.GetClient(), &rec.Facts))}
 	if r := rec.Facts.rotation; r != nil && r.lost == nil {
 		// Until then the refresh token may come back, saying that this answer was lost.
 		t.WatchUntil = now.Add(storage.LostAnswerWindow)
@@ -143,11 +149,16 @@ func (s *Store) familyLifetime(qrBorn bool) time.Duration {
 }
 
 // GetRefreshTokenSession returns the request of a refresh token; of a used one with
-// fosite.ErrInactiveToken beside it, unless its answer was lost (rotation.go).
+// fosite.ErrInactiveToken beside it, unless its answer was lost (rotation.go). To a public client
+// without the key of its token it is fosite.ErrNotFound (RFC 9449 §5), and a used one revokes
+// nothing. A confidential client proves itself otherwise and may have a new key.
 func (s *Store) GetRefreshTokenSession(ctx context.Context, sig string, _ fosite.Session) (fosite.Requester, error) {
 	req, err := s.load(ctx, storage.TokenRefresh, sig, fosite.ErrInactiveToken)
 	if err != nil && !errors.Is(err, fosite.ErrInactiveToken) {
 		return nil, err
+	}
+	if c, ok := req.GetClient().(Client); (!ok || c.Public()) && !holdsKey(ctx, req) {
+		return nil, fosite.ErrNotFound
 	}
 	return s.rotating(ctx, sig, req, err)
 }
