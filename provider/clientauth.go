@@ -17,14 +17,24 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// credentials is what a request says about its client.
+// The ways a client proves who it is, beside storage.AuthPrivateKeyJWT (OpenID Connect Core §9).
+const (
+	authBasic = "client_secret_basic"
+	authPost  = "client_secret_post"
+	authNone  = "none"
+)
+
+// credentials is what a request says about its client: an id and, depending on the method, a
+// secret or an assertion.
 type credentials struct {
-	id, secret string
+	method                string
+	id, secret, assertion string
 }
 
 // authenticate is the client authentication of every endpoint (RFC 6749 §2.3):
-// client_secret_basic, client_secret_post, or none for a public client. It has fosite's
-// signature; a client already authenticated for this request is not checked twice.
+// client_secret_basic, client_secret_post, private_key_jwt, or none for a public client. It has
+// fosite's signature; a client already authenticated for this request is not checked twice, for
+// its assertion is used up.
 func (p *Provider) authenticate(ctx context.Context, r *http.Request, values url.Values) (fosite.Client, error) {
 	if c, ok := fositestore.ClientFrom(ctx); ok {
 		return c, nil
@@ -42,16 +52,19 @@ func (p *Provider) authenticatedClient(ctx context.Context, r *http.Request, val
 		return fositestore.Client{}, err
 	}
 	client, err := p.tokens.Client(ctx, sent.id)
-	if errors.Is(err, fosite.ErrNotFound) {
+	switch {
+	case errors.Is(err, fosite.ErrNotFound):
 		// The same work and the same answer as for a wrong secret.
 		client = fositestore.Client{Client: &storage.Client{SecretHashes: make([][32]byte, 1)}}
-	} else if err != nil {
+	case err != nil:
 		return fositestore.Client{}, unavailable(err)
-	}
-	if client.ID != "" {
+	default:
 		answerReadable(ctx, client.Client)
 	}
-	if !secretMatches(client, sent.secret) || client.ID == "" {
+	if sent.method == storage.AuthPrivateKeyJWT {
+		return p.assertedClient(ctx, r, client, sent.assertion)
+	}
+	if !secretMatches(client, sent.secret) || client.ID == "" || client.AuthMethod != "" && client.AuthMethod != sent.method {
 		return fositestore.Client{}, invalidClient()
 	}
 	if !client.Public() {
@@ -76,11 +89,14 @@ func secretMatches(c fositestore.Client, secret string) bool {
 }
 
 func readCredentials(r *http.Request, values url.Values) (credentials, error) {
-	if values.Has("client_assertion") || values.Has("client_assertion_type") {
-		return credentials{}, invalidClient()
-	}
-	posted := credentials{id: values.Get("client_id"), secret: values.Get("client_secret")}
 	header := r.Header.Values("Authorization")
+	if values.Has("client_assertion") || values.Has("client_assertion_type") {
+		if len(header) > 0 || values.Has("client_secret") {
+			return credentials{}, invalidRequest("The client used two authentication methods.")
+		}
+		return readAssertion(values)
+	}
+	posted := credentials{method: methodOf(authPost, values.Get("client_secret")), id: values.Get("client_id"), secret: values.Get("client_secret")}
 	if len(header) == 0 {
 		return posted, nil
 	}
@@ -115,5 +131,13 @@ func parseBasic(header string) (credentials, bool) {
 	if !ok || errID != nil || errSecret != nil || !form.Clean(id) || !form.Clean(secret) {
 		return credentials{}, false
 	}
-	return credentials{id: id, secret: secret}, true
+	return credentials{method: methodOf(authBasic, secret), id: id, secret: secret}, true
+}
+
+// methodOf is how a secret was sent; without one nothing was proved, whatever the header.
+func methodOf(method, secret string) string {
+	if secret == "" {
+		return authNone
+	}
+	return method
 }

@@ -14,8 +14,9 @@ import (
 // Client shows a storage.Client to fosite.
 type Client struct {
 	*storage.Client
-	// Credential is SHA-256 of the secret this request authenticated with; zero for a public
-	// client and for one that did not authenticate.
+	// Credential is SHA-256 of the secret this request authenticated with, and the same at every
+	// request for a client that signs assertions; zero for a public client and for one that did
+	// not authenticate.
 	Credential [32]byte
 }
 
@@ -52,7 +53,7 @@ func (c Client) GetResponseTypes() fosite.Arguments {
 // GetScopes returns the scopes the client may ask for.
 func (c Client) GetScopes() fosite.Arguments { return c.Scopes }
 
-// IsPublic reports whether the client has no secret.
+// IsPublic reports whether the client has neither a secret nor a key.
 func (c Client) IsPublic() bool { return c.Public() }
 
 // GetAudience returns nil: audiences are set by the provider, never asked for.
@@ -87,6 +88,9 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 		return Client{}, fosite.ErrNotFound
 	}
 	c, err := s.config.Store.Client(ctx, id)
+	if s.config.Described != nil && (err == nil || errors.Is(err, storage.ErrNotFound)) {
+		c, err = s.config.Described(ctx, id, c)
+	}
 	if errors.Is(err, storage.ErrNotFound) || err == nil && c.Disabled {
 		return Client{}, fosite.ErrNotFound.WithWrap(storage.ErrNotFound)
 	}
@@ -105,10 +109,11 @@ func (s *Store) GetClient(ctx context.Context, id string) (fosite.Client, error)
 	return c, nil
 }
 
-// ClientAssertionJWTValid refuses: client assertions are not supported yet.
+// ClientAssertionJWTValid refuses: the provider checks assertions itself, and fosite is never to
+// accept one.
 func (*Store) ClientAssertionJWTValid(context.Context, string) error { return fosite.ErrInvalidClient }
 
-// SetClientAssertionJWT refuses: client assertions are not supported yet.
+// SetClientAssertionJWT refuses, for the same reason.
 func (*Store) SetClientAssertionJWT(context.Context, string, time.Time) error {
 	return fosite.ErrInvalidClient
 }
