@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // metadata is the provider's description of itself (OpenID Connect Discovery §3, RFC 8414 §2).
@@ -34,8 +36,11 @@ type metadata struct {
 	UserinfoAlgs          []string `json:"userinfo_signing_alg_values_supported,omitempty"`
 	RequestObjectAlgs     []string `json:"request_object_signing_alg_values_supported,omitempty"`
 	TokenAuthMethods      []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAuthAlgs         []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 	IntrospectAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectAuthAlgs    []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	RevokeAuthMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevokeAuthAlgs        []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
 	Prompts               []string `json:"prompt_values_supported,omitempty"`
 	Claims                []string `json:"claims_supported,omitempty"`
@@ -58,8 +63,8 @@ type metadataDocuments struct {
 
 // describe builds both documents from the route table.
 func (p *Provider) describe() error {
-	methods := []string{"client_secret_basic", "client_secret_post", "none"}
-	confidential := []string{"client_secret_basic", "client_secret_post"}
+	confidential := []string{authBasic, authPost, storage.AuthPrivateKeyJWT}
+	methods := append(slices.Clone(confidential), authNone)
 	m := metadata{
 		Issuer:                p.config.Issuer,
 		Authorization:         p.urlOf(routeAuthorize),
@@ -73,8 +78,11 @@ func (p *Provider) describe() error {
 		ResponseModes:         []string{"query", "form_post"},
 		GrantTypes:            []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType},
 		TokenAuthMethods:      methods,
+		TokenAuthAlgs:         assertionAlgorithms(),
 		IntrospectAuthMethods: confidential,
+		IntrospectAuthAlgs:    assertionAlgorithms(),
 		RevokeAuthMethods:     methods,
+		RevokeAuthAlgs:        assertionAlgorithms(),
 		ChallengeMethods:      []string{"S256"},
 		DPoPAlgs:              dpop.Algorithms(),
 		IssParameter:          true,

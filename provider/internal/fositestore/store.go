@@ -16,7 +16,7 @@ import (
 // revokes the family (RFC 6749 §4.1.2).
 const usedCodeRetention = time.Hour
 
-// Config wires a Store. Every field is required.
+// Config wires a Store. Every field but Described is required.
 type Config struct {
 	Store interface {
 		storage.Tokens
@@ -24,7 +24,10 @@ type Config struct {
 	}
 	// NewSession returns an empty session of the provider's type.
 	NewSession func() Session
-	Now        func() time.Time
+	// Described says what stands for a client that is stored, or that is not (nil):
+	// storage.ErrNotFound for none. Nil takes what is stored.
+	Described func(ctx context.Context, id string, stored *storage.Client) (*storage.Client, error)
+	Now       func() time.Time
 	// CodeLifetime and AccessLifetime start at issue; RefreshLifetime and QRRefreshLifetime
 	// bound a whole family from its first refresh token on.
 	CodeLifetime      time.Duration
