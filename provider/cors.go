@@ -23,7 +23,7 @@ const originsLifetime = 10 * time.Second
 // The headers of the CORS protocol (WHATWG Fetch §3.2).
 const (
 	corsRequestHeaders = "Authorization, DPoP, Prefer, Content-Type"
-	corsAnswerHeaders  = "WWW-Authenticate, DPoP-Nonce, Retry-After, Preference-Applied"
+	corsAnswerHeaders  = "WWW-Authenticate, DPoP-Nonce, Date, Retry-After, Preference-Applied"
 	corsMaxAge         = "600"
 )
 
