@@ -5,6 +5,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,22 +18,26 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
 const (
-	// timeout bounds one document from the first packet to the last.
-	timeout = 5 * time.Second
+	// defaultTimeout bounds one document from the first packet to the last.
+	defaultTimeout = 5 * time.Second
 	// headerLimit bounds the header of an answer.
 	headerLimit = 16 << 10
 	// atOnce bounds the documents that are being read at the same time: an address that answers
 	// slowly must not gather connections here.
 	atOnce = 32
+	// atPeer bounds those of them that come from one peer, so that one who has many addresses
+	// cannot take all places.
+	atPeer = 8
 )
 
-// ErrRefused says that the address or what was found there is nothing to use, and trying again at once
-// would not help. Any other failure may pass.
+// ErrRefused says that the address or what was found there is nothing to use, and trying again at
+// once would not help. Any other failure may pass.
 var ErrRefused = errors.New("fetch: refused")
 
 // ErrBusy says that so many documents are being read that this one was not asked for.
@@ -47,32 +52,38 @@ type Config struct {
 	Networks []netip.Prefix
 	// Roots verify the certificates; nil means the system's.
 	Roots *x509.CertPool
+	// Timeout bounds one document from the first packet to the last; zero means 5 s.
+	Timeout time.Duration
 }
 
 // Fetcher reads documents. It is safe for concurrent use.
 type Fetcher struct {
-	client *http.Client
-	places chan struct{}
+	client  *http.Client
+	timeout time.Duration
+	places  chan struct{}
+	peers   peers
 }
 
-// New returns a Fetcher.
+// New returns a Fetcher. It uses no proxy, whatever the environment says: a proxy would resolve
+// the names, behind the back of Guard.
 func New(c Config) *Fetcher {
-	dialer := &net.Dialer{Timeout: timeout, Control: Guard(c.Networks)}
-	return &Fetcher{
-		places: make(chan struct{}, atOnce),
-		client: &http.Client{
-			Timeout:       timeout,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				DialContext:            dialer.DialContext,
-				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
-				TLSHandshakeTimeout:    timeout,
-				ResponseHeaderTimeout:  timeout,
-				MaxResponseHeaderBytes: headerLimit,
-				DisableKeepAlives:      true,
-			},
+	f := &Fetcher{timeout: cmp.Or(c.Timeout, defaultTimeout), places: make(chan struct{}, atOnce)}
+	dialer := &net.Dialer{Timeout: f.timeout, Control: Guard(c.Networks)}
+	f.client = &http.Client{
+		Timeout:       f.timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext:            f.peers.dial(dialer),
+			TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    f.timeout,
+			ResponseHeaderTimeout:  f.timeout,
+			MaxResponseHeaderBytes: headerLimit,
+			DisableKeepAlives:      true,
+			// What is small when it arrives must not grow here.
+			DisableCompression: true,
 		},
 	}
+	return f
 }
 
 // Document is what was found at an address.
@@ -95,7 +106,7 @@ func (f *Fetcher) Get(ctx context.Context, address string, limit int64, media ..
 		return nil, ErrBusy
 	}
 	// A document is read for more than the request that asked first, and in no more time.
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -109,7 +120,12 @@ func (f *Fetcher) Get(ctx context.Context, address string, limit int64, media ..
 		return nil, fmt.Errorf("fetch: %w", err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	return read(response, limit, media)
+	document, err := read(response, limit, media)
+	if ctx.Err() != nil {
+		// A server that sees us hang up may end its answer in order before the connection is gone.
+		return nil, fmt.Errorf("fetch: %w", ctx.Err())
+	}
+	return document, err
 }
 
 func read(response *http.Response, limit int64, media []string) (*Document, error) {
@@ -124,6 +140,12 @@ func read(response *http.Response, limit int64, media []string) (*Document, erro
 	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err != nil || !slices.Contains(media, kind) {
 		return nil, fmt.Errorf("%w: another media type", ErrRefused)
+	}
+	if encoding := response.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return nil, fmt.Errorf("%w: a content encoding that was not asked for", ErrRefused)
+	}
+	if response.ContentLength > limit {
+		return nil, fmt.Errorf("%w: too large", ErrRefused)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
 	switch {
@@ -155,12 +177,17 @@ func Guard(networks []netip.Prefix) func(network, address string, c syscall.RawC
 
 // Public reports whether an address belongs to the internet at large (RFC 6890).
 func Public(ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
 	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return false
+	}
+	// Nothing else is in use (RFC 4291 §2.4, IANA), and some of it holds an IPv4 address.
+	if ip.Is6() && !netip.MustParsePrefix("2000::/3").Contains(ip) {
 		return false
 	}
 	for _, special := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
-		"203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "fec0::/10",
+		"203.0.113.0/24", "240.0.0.0/4", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 	} {
 		if netip.MustParsePrefix(special).Contains(ip) {
 			return false
