@@ -49,10 +49,12 @@ type adminClient struct {
 	RedirectURIs []string `json:"redirect_uris,omitempty"`
 	GrantTypes   []string `json:"grant_types,omitempty"`
 	Disabled     bool     `json:"disabled,omitempty"`
-	LogoURI      string   `json:"logo_uri,omitempty"`
-	ClientURI    string   `json:"client_uri,omitempty"`
-	PolicyURI    string   `json:"policy_uri,omitempty"`
-	TermsURI     string   `json:"tos_uri,omitempty"`
+	// Source says who made it: operator, registered (itself) or metadata (a document at its id).
+	Source    string `json:"source,omitempty"`
+	LogoURI   string `json:"logo_uri,omitempty"`
+	ClientURI string `json:"client_uri,omitempty"`
+	PolicyURI string `json:"policy_uri,omitempty"`
+	TermsURI  string `json:"tos_uri,omitempty"`
 }
 
 // adminError is a refusal with a sentence for the person at the terminal.
@@ -73,6 +75,7 @@ func (a *admin) handler() http.Handler {
 		"GET /clients":                  a.listClients,
 		"POST /clients":                 a.addClient,
 		"POST /clients/{name}/disabled": a.disableClient,
+		"DELETE /clients/{name}":        a.removeClient,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxAdminBody)
@@ -208,7 +211,7 @@ func (a *admin) listClients(r *http.Request) (any, error) {
 	list := make([]adminClient, 0, len(clients))
 	for _, c := range clients {
 		list = append(list, adminClient{
-			ID: c.ID, Name: c.Name, Public: c.Public(), RedirectURIs: c.RedirectURIs, GrantTypes: c.GrantTypes, Disabled: c.Disabled,
+			ID: c.ID, Name: c.Name, Public: c.Public(), RedirectURIs: c.RedirectURIs, GrantTypes: c.GrantTypes, Disabled: c.Disabled, Source: sourceName(c.Source),
 			LogoURI: c.LogoURI, ClientURI: c.ClientURI, PolicyURI: c.PolicyURI, TermsURI: c.TermsURI,
 		})
 	}
@@ -220,7 +223,7 @@ func (a *admin) addClient(r *http.Request) (any, error) {
 	if err := readAdmin(r, &given); err != nil {
 		return nil, err
 	}
-	if err := refuse(given.faults(noVariables)); err != nil {
+	if err := refuse(given.faults(noVariables, a.config())); err != nil {
 		return nil, err
 	}
 	if err := a.unmanagedClient(given.ID); err != nil {
@@ -253,6 +256,54 @@ func (a *admin) disableClient(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return adminClient{ID: client.ID, Disabled: client.Disabled}, a.endings.RevokeClientTokens(r.Context(), client.ID)
+}
+
+// removeClient switches the client off first: what is still under way then gets nothing, and
+// whatever fails can be asked for again.
+func (a *admin) removeClient(r *http.Request) (any, error) {
+	id := r.PathValue("name")
+	if err := a.unmanagedClient(id); err != nil {
+		return nil, err
+	}
+	// Whoever asked may go; half of it done would leave tokens that nobody sees.
+	ctx := context.WithoutCancel(r.Context())
+	client, err := a.store.Client(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	client.Disabled = true
+	if err := a.store.PutClient(ctx, client); err != nil {
+		return nil, err
+	}
+	if err := a.endings.RevokeClientTokens(ctx, id); err != nil {
+		return nil, err
+	}
+	// A client that gets the id later is another one.
+	users, err := a.store.Users(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range users {
+		if _, err := a.store.Consent(ctx, u.Subject, id); errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err := a.store.DeleteConsent(ctx, u.Subject, id); err != nil {
+			return nil, err
+		}
+	}
+	return adminClient{ID: id}, a.store.DeleteClient(ctx, id)
+}
+
+// sourceName is what people are told of who made a client.
+func sourceName(s storage.ClientSource) string {
+	switch s {
+	case storage.ClientRegistered:
+		return "registered"
+	case storage.ClientMetadata:
+		return "metadata"
+	case storage.ClientConfigured:
+	}
+	return "operator"
 }
 
 // refuse answers with all that is wrong with what was given.

@@ -32,8 +32,19 @@ type configFile struct {
 	Keys                keysConfig      `yaml:"keys"`
 	Limits              limitsConfig    `yaml:"limits"`
 	AppLinks            appLinksConfig  `yaml:"app_links"`
-	Clients             []clientConfig  `yaml:"clients"`
-	Users               []userConfig    `yaml:"users"`
+	// FetchNetworks and those below are provider.Config's.
+	FetchNetworks  []string           `yaml:"fetch_networks"`
+	DPoPNonce      string             `yaml:"dpop_nonce"`
+	Registration   registrationConfig `yaml:"registration"`
+	ClientMetadata bool               `yaml:"client_metadata"`
+	Implicit       bool               `yaml:"implicit"`
+	Hybrid         bool               `yaml:"hybrid"`
+	RequestObjects bool               `yaml:"request_objects"`
+	RequestURIs    bool               `yaml:"request_uris"`
+	Pairwise       bool               `yaml:"pairwise"`
+
+	Clients []clientConfig `yaml:"clients"`
+	Users   []userConfig   `yaml:"users"`
 }
 
 // clientConfig is one registered client. Secrets do not stand in the file: either their
@@ -63,6 +74,34 @@ type clientConfig struct {
 	TermsURI  string `yaml:"tos_uri"`
 
 	QR qrConfig `yaml:"qr"`
+
+	// AuthMethod and those below are storage.Client's, by their names in client metadata where
+	// they have one.
+	AuthMethod        string         `yaml:"auth_method"`
+	AuthAlg           string         `yaml:"auth_alg"`
+	AssertionAudience string         `yaml:"assertion_audience"`
+	JWKS              map[string]any `yaml:"jwks"`
+	JWKSURI           string         `yaml:"jwks_uri"`
+
+	RequirePAR        bool     `yaml:"require_par"`
+	RequireDPoP       bool     `yaml:"require_dpop"`
+	AccessTokenFormat string   `yaml:"access_token_format"`
+	Resources         []string `yaml:"resources"`
+	Serves            []string `yaml:"serves"`
+	UserinfoAlg       string   `yaml:"userinfo_alg"`
+
+	RequestObjectAlg     string         `yaml:"request_object_alg"`
+	RequestURIs          []string       `yaml:"request_uris"`
+	RequireRequestObject bool           `yaml:"require_request_object"`
+	ResponseTypes        []string       `yaml:"response_types"`
+	DefaultMaxAge        *time.Duration `yaml:"default_max_age"`
+	DefaultACRValues     []string       `yaml:"default_acr_values"`
+
+	ApplicationType     string   `yaml:"application_type"`
+	SubjectType         string   `yaml:"subject_type"`
+	SectorIdentifierURI string   `yaml:"sector_identifier_uri"`
+	InitiateLoginURI    string   `yaml:"initiate_login_uri"`
+	Contacts            []string `yaml:"contacts"`
 }
 
 // qrConfig is what a client may do with the two device grants.

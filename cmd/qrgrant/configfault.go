@@ -108,6 +108,9 @@ func kindWanted(want reflect.Type) string {
 // misfitIn returns the first misfit in a value, nil when there is none. What the file leaves
 // empty fits everywhere, and what an alias stands for has been looked at in its place.
 func misfitIn(node ast.Node, want reflect.Type, what string) *misfit {
+	if want.Kind() == reflect.Pointer {
+		want = want.Elem()
+	}
 	wrong := &misfit{node: node, what: what, want: want}
 	switch node := node.(type) {
 	case nil, *ast.NullNode, *ast.AliasNode, *ast.AnchorNode, *ast.TagNode:

@@ -26,6 +26,13 @@ func (f *faults) tooLong(key, text string) {
 	f.when(len(text) > longestName, key, fmt.Sprintf("%s must have at most %d characters", key, longestName))
 }
 
+// choice refuses what is none of the words; empty is the default.
+func (f *faults) choice(path, text string, words ...string) {
+	key := path[strings.LastIndex(path, ".")+1:]
+	last := len(words) - 1
+	f.when(text != "" && !slices.Contains(words, text), path, fmt.Sprintf("%s is %s or %s", key, strings.Join(words[:last], ", "), words[last]))
+}
+
 // twice finds what stands in a list more than once.
 func (f *faults) twice(key string, list []string) {
 	for i, entry := range list {
@@ -48,7 +55,7 @@ func (f *configFile) faults(source []byte, getenv func(string) string) []fault {
 	ids := map[string]bool{}
 	for i := range f.Clients {
 		at, c := fmt.Sprintf("$.clients[%d]", i), &f.Clients[i]
-		found.below(at, c.faults(getenv))
+		found.below(at, c.faults(getenv, f))
 		found.when(c.ID != "" && ids[c.ID], at+".id", fmt.Sprintf("client %q stands here twice", c.ID))
 		ids[c.ID] = true
 	}
@@ -67,7 +74,8 @@ func (f *configFile) faults(source []byte, getenv func(string) string) []fault {
 
 // written is what the decoder does not tell of a file.
 type written struct {
-	// given are the paths of the single values that stand in it, those behind aliases left out.
+	// given are the paths of the single values that stand in it, and of keys with values; those
+	// behind aliases are left out.
 	given map[string]bool
 	// empty are the keys of single values that nothing follows: read as nothing, `disabled:`
 	// would mean no, and a restriction would be missing.
@@ -93,6 +101,7 @@ func (w *written) look(node ast.Node, want reflect.Type, path, key string) {
 	case *ast.TagNode:
 		w.look(node.Value, want, path, key)
 	case *ast.MappingNode:
+		w.given[path] = true
 		for _, pair := range node.Values {
 			w.lookAtPair(pair, want, path)
 		}

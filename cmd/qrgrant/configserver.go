@@ -104,6 +104,10 @@ func (f *configFile) configure(c *provider.Config) {
 	c.SessionLifetime, c.SessionIdle = f.Lifetimes.Session, f.Lifetimes.SessionIdle
 	c.KeyRotation, c.KeyPublishAhead, c.KeyRetention = f.Keys.Rotation, f.Keys.PublishAhead, f.Keys.Retention
 	c.AppLinks = f.AppLinks.links()
+	c.FetchNetworks, c.DPoPNonceOptional = networks(f.FetchNetworks), f.DPoPNonce == "optional"
+	c.Registration, c.ClientMetadata = f.Registration.policy(), f.ClientMetadata
+	c.Implicit, c.Hybrid, c.Pairwise = f.Implicit, f.Hybrid, f.Pairwise
+	c.RequestObjects, c.RequestURIs = f.RequestObjects, f.RequestURIs
 	if f.Templates != "" {
 		c.Templates = os.DirFS(f.Templates)
 	}
@@ -156,12 +160,16 @@ func (f *configFile) serverFaults(given map[string]bool) []fault {
 	for _, n := range []struct {
 		key  string
 		list []string
-	}{{"trusted_proxies", f.TrustedProxies}, {"backchannel_networks", f.BackchannelNetworks}} {
+	}{{"trusted_proxies", f.TrustedProxies}, {"backchannel_networks", f.BackchannelNetworks}, {"fetch_networks", f.FetchNetworks}} {
 		for i, text := range n.list {
 			_, err := netip.ParsePrefix(text)
 			found.when(err != nil, fmt.Sprintf("$.%s[%d]", n.key, i), fmt.Sprintf("%q is not a network like 10.0.0.0/8", text))
 		}
 	}
+	found.when(!slices.Contains([]string{"", "required", "optional"}, f.DPoPNonce) || given["$.dpop_nonce"] && f.DPoPNonce == "",
+		"$.dpop_nonce", "dpop_nonce is required or optional")
+	found.when(f.RequestURIs && !f.RequestObjects, "$.request_uris", "request_uris needs request_objects: true, which it is a way to send")
+	found = append(found, f.Registration.faults(given)...)
 	found = append(found, f.AppLinks.faults()...)
 	found = append(found, f.durationFaults(given)...)
 	return append(found, f.limitFaults(given)...)

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -34,6 +35,24 @@ func ReadConfig(name string, getenv func(string) string) error {
 	_, err := readConfig(name, getenv)
 	return err
 }
+
+// Configured reads a configuration and returns what it makes of its clients and of the provider.
+func Configured(name string, getenv func(string) string) ([]*storage.Client, provider.Config, error) {
+	file, err := readConfig(name, getenv)
+	if err != nil {
+		return nil, provider.Config{}, err
+	}
+	var clients []*storage.Client
+	for i := range file.Clients {
+		clients = append(clients, file.Clients[i].record(getenv))
+	}
+	var made provider.Config
+	file.configure(&made)
+	return clients, made, nil
+}
+
+// ClientKeys are the keys that a client in the file may have.
+func ClientKeys() []string { return knownKeys("$.clients[0].id") }
 
 // PlainPeers stands in front of plain HTTP.
 func PlainPeers(next http.Handler, trusted []netip.Prefix, logger *slog.Logger) http.Handler {

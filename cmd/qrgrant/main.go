@@ -53,10 +53,10 @@ func verbs() []verb {
 		serveVerb(),
 		loginVerb(),
 		phoneVerb(),
-		hashPasswordVerb(),
+		hashPasswordVerb(), initialTokenVerb(),
 		configCheckVerb(),
 		userAddVerb(), userPasswdVerb(), userListVerb(), userDisableVerb(),
-		clientAddVerb(), clientListVerb(), clientDisableVerb(),
+		clientAddVerb(), clientListVerb(), clientDisableVerb(), clientRemoveVerb(),
 		benchVerb(), benchServerVerb(), benchBareVerb(),
 		versionVerb(),
 	}

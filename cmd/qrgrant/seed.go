@@ -22,6 +22,7 @@ const (
 func grantTypes() map[string]string {
 	return map[string]string{
 		"authorization_code": "authorization_code",
+		"implicit":           "implicit",
 		"refresh_token":      "refresh_token",
 		"client_credentials": "client_credentials",
 		"qr_code":            qr.GrantType,
@@ -48,6 +49,7 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 			TypeUserCode: c.QR.UserCode == "type", OfflineAccess: c.QR.OfflineAccess,
 		},
 	}
+	c.describe(record)
 	for _, grant := range c.GrantTypes {
 		record.GrantTypes = append(record.GrantTypes, grantTypes()[grant])
 	}
@@ -55,12 +57,10 @@ func (c *clientConfig) record(getenv func(string) string) *storage.Client {
 		record.SecretHashes = append(record.SecretHashes, sha256.Sum256([]byte(getenv(c.SecretEnv))))
 	}
 	for _, sum := range c.SecretSHA256 {
-		var hash [32]byte
-		if _, err := hex.Decode(hash[:], []byte(sum)); err != nil {
-			// readConfig has refused such a file.
-			continue
+		// readConfig has refused a file in which one is something else.
+		if hash, err := readSHA256(sum); err == nil {
+			record.SecretHashes = append(record.SecretHashes, hash)
 		}
-		record.SecretHashes = append(record.SecretHashes, hash)
 	}
 	return record
 }

@@ -36,6 +36,22 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
           redirect_uris: [http://127.0.0.1/callback]
           grant_types: [authorization_code, refresh_token]
           scopes: [openid, qr:approve]
+        - id: bank                        # what more a client can be asked to do
+          auth_method: private_key_jwt    # or client_secret_basic, client_secret_post, none
+          auth_alg: ES256                 # or PS256, EdDSA; RS256 has to be named
+          assertion_audience: issuer      # endpoint accepts the URL of the endpoint too
+          jwks_uri: https://bank.example/jwks.json   # or jwks: {keys: [...]}
+          redirect_uris: [https://bank.example/callback]
+          scopes: [openid]
+          require_par: true               # its authorization requests must be pushed
+          require_dpop: true              # its tokens are bound to a key
+          access_token_format: jwt        # or opaque
+          resources: [https://api.example]           # that it may ask tokens for
+          serves: [https://own.example]   # that it is the server of, and introspects tokens for
+          id_token_alg: EdDSA             # or ES256, RS256; so may userinfo_alg
+          default_max_age: 10m            # where a request says none; so do default_acr_values
+          initiate_login_uri: https://bank.example/begin
+          contacts: [ops@bank.example]
       users:
         - login: alice
           password_env: ALICE_PASSWORD    # or password_hash, from qrgrant hash-password
@@ -66,6 +82,17 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
         held_polls: 100000                # requests held at one time; -1 holds none
         held_polls_per_client: 50000
         cool_down: 5m                     # for a device that was reported
+      fetch_networks: [10.0.0.0/8]        # private networks that clients' keys are read from; none unless given
+      dpop_nonce: required                # or optional
+      registration:                       # clients may register themselves; nobody unless given
+        initial_access_tokens_sha256: [HEX]   # from qrgrant initial-token; or open: true
+        max_clients: 10000
+      client_metadata: false              # clients whose id is the address of their description
+      implicit: false                     # response_types id_token, id_token token
+      hybrid: false                       # response_types code id_token and the like
+      request_objects: false              # signed requests: request_object_alg, require_request_object
+      request_uris: false                 # the same by request_uris
+      pairwise: false                     # subject_type: pairwise, with sector_identifier_uri
       app_links:                          # apps that open when a phone's camera scans; none unless given
         apple: [ABCDE12345.com.example.app]
         android: [{package: com.example.app, sha256: ["AA:BB:…"]}]

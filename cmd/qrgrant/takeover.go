@@ -71,6 +71,9 @@ func (f *configFile) changes(ctx context.Context, s storage.Store, getenv func(s
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return nil, fmt.Errorf("read the client %q: %w", client.ID, err)
 		}
+		if err == nil && existing.Source != storage.ClientConfigured {
+			return nil, fmt.Errorf("the client %q registered itself under this id; give yours another one, or remove that one with: qrgrant client remove", client.ID)
+		}
 		if err == nil && existing.Disabled != client.Disabled {
 			c.switched = append(c.switched, client.ID)
 		}
@@ -187,7 +190,8 @@ func (f *configFile) strangers(ctx context.Context, s storage.Store) (found stra
 		return strangers{}, fmt.Errorf("list the clients: %w", err)
 	}
 	for _, c := range clients {
-		if !c.Disabled && !slices.ContainsFunc(f.Clients, func(known clientConfig) bool { return known.ID == c.ID }) {
+		// Who registered itself is meant to stand nowhere else.
+		if !c.Disabled && c.Source == storage.ClientConfigured && !slices.ContainsFunc(f.Clients, func(known clientConfig) bool { return known.ID == c.ID }) {
 			found.clients = append(found.clients, c.ID)
 		}
 	}

@@ -1,0 +1,75 @@
+package main_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	qrgrant "github.com/qrgrant/qrgrant/cmd/qrgrant"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+// TestClientScripts are scripts about clients, some of which no file has made.
+func TestClientScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/clients",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Values[running{}] = map[string]*process{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"spawn": spawn, "await": await, "unsaid": unsaid, "signal": sendSignal, "ended": ended, "oneline": oneLine,
+			"hashed": hashed,
+			"enrol":  enrol,
+			"record": record,
+		},
+	})
+}
+
+// hashed FILE checks that the sha256 in it is that of the token in it.
+func hashed(ts *testscript.TestScript, _ bool, args []string) {
+	var token, sum string
+	_, err := fmt.Sscanf(ts.ReadFile(args[0]), "token %s\nsha256 %s\n", &token, &sum)
+	ts.Check(err)
+	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(token))); sum != want {
+		ts.Fatalf("%s is not the hash of the token", sum)
+	}
+}
+
+// enrol DB ID registered|metadata stores a client as if it had registered itself.
+func enrol(ts *testscript.TestScript, _ bool, args []string) {
+	source := map[string]storage.ClientSource{"registered": storage.ClientRegistered, "metadata": storage.ClientMetadata}[args[2]]
+	inStore(ts, args[0], func(store storage.Store) error {
+		return store.PutClient(context.Background(), &storage.Client{
+			ID: args[1], Name: "Its own", Source: source, RegistrationTokenHash: sha256.Sum256([]byte(args[1])),
+			RedirectURIs: []string{"https://own.example/callback"}, Scopes: []string{"openid"}, CreatedAt: time.Unix(1_800_000_000, 0),
+		})
+	})
+}
+
+// record DB ID FILE writes what the database has of a client to a file.
+func record(ts *testscript.TestScript, _ bool, args []string) {
+	inStore(ts, args[0], func(store storage.Store) error {
+		client, err := store.Client(context.Background(), args[1])
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(ts.MkAbs(args[2]), fmt.Appendf(nil, "%+v\n", *client), 0o600)
+	})
+}
+
+func inStore(ts *testscript.TestScript, file string, do func(storage.Store) error) {
+	store, err := qrgrant.OpenStore(ts.MkAbs(file), slog.New(slog.DiscardHandler))
+	ts.Check(err)
+	ts.Check(errors.Join(do(store), store.Close()))
+}
