@@ -13,7 +13,6 @@ import (
 
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
-	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -30,11 +29,12 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+values.Encode(), http.StatusSeeOther)
 		return
 	}
-	req, err := p.parseAuthorize(r.Context(), r.URL.RawQuery)
+	req, err := p.arriving(r)
 	if err != nil {
 		p.refuseAuthorize(w, r, req, err)
 		return
 	}
+	r = carrying(r, req.raw)
 	if r.Method == http.MethodHead {
 		// Whatever GET would make, a code or a QR session, nobody would get to see.
 		secureHeaders(w, pagePolicy+formPolicy(nil))
@@ -48,6 +48,32 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	}
 	p.proceed(w, r, req, b, false)
 }
+
+// arriving reads a request that comes from the client, or from a page of ours that sends the
+// browser back to where it began. For that, the QR code which this browser shows for the request
+// vouches as a form does: the request was in time when it came.
+func (p *Provider) arriving(r *http.Request) (*authorizeRequest, error) {
+	req, err := p.parseAuthorize(r.Context(), r.URL.RawQuery, false)
+	var late *lateRequest
+	if errors.As(err, &late) && p.showsFlow(r, late.raw) {
+		return p.parseAuthorize(r.Context(), r.URL.RawQuery, true)
+	}
+	return req, err
+}
+
+// carrying returns the request with the query that its pages carry, where uiLocales looks.
+func carrying(r *http.Request, raw string) *http.Request {
+	address := *r.URL
+	address.RawQuery = raw
+	carried := r.WithContext(r.Context())
+	carried.URL = &address
+	return carried
+}
+
+// lateRequest is the cause of the error for a request that came after its time.
+type lateRequest struct{ raw string }
+
+func (*lateRequest) Error() string { return "provider: the authorization request came too late" }
 
 // proceed is the one decision point of the code flow: sign in, ask, or answer. fresh says that
 // the person has just signed in for this very request, so that prompt=login and max_age=0 do
@@ -101,9 +127,31 @@ func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) boo
 	return false
 }
 
-// grantCode lets fosite make the code from our request; parsing was ours, because fosite
-// insists on a long state and follows request objects.
+// grantCode answers the request: with a code, and with what else it asked for (frontchannel.go).
+// Everything that is made, and the use of a pushed request, is one unit of work.
 func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *authorizeRequest, s *storage.Session) {
+	var answer url.Values
+	err := p.config.Store.Tx(r.Context(), func(ctx context.Context) error {
+		var err error
+		if answer, err = p.answer(ctx, req, s); err != nil {
+			return err
+		}
+		if err := p.usePushed(ctx, req); err != nil {
+			return err
+		}
+		// Whoever got something of this sign-in hears of its end (logout.go).
+		return p.config.Store.AddSessionClient(ctx, s.ID, req.client.ID)
+	})
+	if err != nil {
+		p.refuseAuthorize(w, r, req, err)
+		return
+	}
+	p.redirectBack(w, r, req, answer)
+}
+
+// fositeRequest is the request as fosite wants it, with what is granted, and the facts behind it.
+// Parsing was ours, because fosite insists on a long state and follows request objects.
+func (p *Provider) fositeRequest(req *authorizeRequest, s *storage.Session) (*fosite.AuthorizeRequest, fositestore.Facts) {
 	ar := fosite.NewAuthorizeRequest()
 	ar.Client = req.client
 	ar.RedirectURI = req.redirect
@@ -115,10 +163,7 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	withheld := func(scope string) bool { return slices.Contains(s.Withheld, scope) }
 	ar.GrantedScope = slices.DeleteFunc(slices.Clone(req.scopes), withheld)
 	claims := req.claims.without(withheld)
-	if slices.Contains(req.scopes, qr.ApproveScope) {
-		// A token that approves must be good at no other resource server (protocol §6).
-		ar.GrantedAudience = fosite.Arguments{p.config.Issuer}
-	}
+	ar.GrantedAudience = req.audience
 	ar.Form = url.Values{}
 	if req.redirectSent {
 		ar.Form.Set("redirect_uri", req.values.Get("redirect_uri"))
@@ -126,31 +171,20 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 	if req.challenge != "" {
 		ar.Form.Set("code_challenge", req.challenge)
 	}
-	facts := fositestore.Facts{
+	return ar, fositestore.Facts{
 		Subject: s.Subject, SessionID: s.ID, ParentID: s.ParentID, ApproverID: s.ApproverID, QRBorn: s.QRBorn,
-		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"),
+		AuthTime: s.AuthTime, AMR: s.AMR, ACR: s.ACR, Nonce: req.values.Get("nonce"), JKT: req.jkt,
 		UserinfoClaims: claims.userinfo, IDTokenClaims: claims.idToken,
 	}
-	var code string
-	err := p.config.Store.Tx(r.Context(), func(ctx context.Context) error {
-		answer, err := p.oauth.NewAuthorizeResponse(ctx, ar, &session{facts: facts})
-		if err != nil {
-			return err
-		}
-		code = answer.GetCode()
-		// Whoever got a code of this sign-in hears of its end (logout.go).
-		return p.config.Store.AddSessionClient(ctx, s.ID, req.client.ID)
-	})
-	if err != nil {
-		p.refuseAuthorize(w, r, req, err)
-		return
-	}
-	p.redirectBack(w, r, req, url.Values{"code": {code}})
 }
 
 // refuseAuthorize sends an error to the client when its redirect URI is known to be good, and
 // to the person otherwise.
 func (p *Provider) refuseAuthorize(w http.ResponseWriter, r *http.Request, req *authorizeRequest, err error) {
+	if req != nil && req.pushed != nil && errors.Is(err, storage.ErrConflict) {
+		// Another browser was faster, or this one in another tab. Only that one's answer counts.
+		req, err = nil, pastRequest(err)
+	}
 	if req == nil {
 		p.errorPage(w, r, err)
 		return
@@ -186,24 +220,31 @@ func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, req *aut
 		answer.Set("state", req.state)
 	}
 	answer.Set("iss", p.config.Issuer)
-	if req.formPost {
+	target := *req.redirect
+	location := ""
+	switch req.mode {
+	case fosite.ResponseModeFormPost:
 		p.postBack(w, r, req, answer)
 		return
+	case fosite.ResponseModeFragment:
+		location = target.String() + "#" + answer.Encode()
+	default:
+		target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+answer.Encode(), "&")
+		location = target.String()
 	}
-	target := *req.redirect
-	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+answer.Encode(), "&")
-	w.Header().Set("Location", target.String())
+	w.Header().Set("Location", location)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// authorizeFor parses what a form carried over from a GET, for the pages in between.
+// authorizeFor parses what a form carried over from a GET, for the pages in between. The caller
+// has found our seal on it, or its flow.
 func (p *Provider) authorizeFor(ctx context.Context, next string) (req *authorizeRequest, found bool, err error) {
 	raw, ok := strings.CutPrefix(next, p.pathOf(routeAuthorize)+"?")
 	if !ok {
 		return nil, false, nil
 	}
-	req, err = p.parseAuthorize(ctx, raw)
+	req, err = p.parseAuthorize(ctx, raw, true)
 	return req, true, err
 }

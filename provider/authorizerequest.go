@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
 	"github.com/qrgrant/qrgrant/provider/qr"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 const (
@@ -30,18 +32,27 @@ const (
 
 // authorizeRequest is an authorization request whose client and redirect URI are good.
 type authorizeRequest struct {
+	// raw is the request as a query that the pages in between carry: of one that was pushed or
+	// signed, no more than what leads back to its parameters.
 	raw    string
 	values url.Values
 	client fositestore.Client
+	// pushed is set for a request that was pushed (par.go), signed for one that came as a request
+	// object (requestobject.go).
+	pushed *storage.TokenSignature
+	signed bool
 	// redirect is where the answer goes; redirectSent says that the request named it, which
 	// the token request must then do too.
 	redirect     *url.URL
 	redirectSent bool
-	// formPost says that the answer goes as a form rather than in the query of the redirect.
-	formPost    bool
+	// types is what the answer holds, mode how it travels.
+	types       responseType
+	mode        fosite.ResponseModeType
 	state       string
 	scopes      []string
 	challenge   string
+	jkt         string
+	audience    []string
 	prompt      []string
 	maxAge      *int64
 	loginHint   string
@@ -52,40 +63,78 @@ type authorizeRequest struct {
 // asked are the scopes the answer would give something of.
 func (req *authorizeRequest) asked() []string { return req.claims.scopes(req.scopes) }
 
+// clientOf returns the client of an authorization request. Every way of making one comes by here.
+func (p *Provider) clientOf(ctx context.Context, id string) (fositestore.Client, error) {
+	client, err := p.tokens.Client(ctx, id)
+	if errors.Is(err, fosite.ErrNotFound) {
+		return fositestore.Client{}, invalidRequest("The client is not known here.")
+	}
+	if err != nil {
+		return fositestore.Client{}, unavailable(err)
+	}
+	return client, nil
+}
+
 // parseAuthorize reads an authorization request. Without a request beside the error, the
 // error must be shown to the person: there is nowhere safe to send it (RFC 6749 §4.1.2.1).
-func (p *Provider) parseAuthorize(ctx context.Context, raw string) (*authorizeRequest, error) {
+// arrived says that a page of ours vouches for the request: it was in time when it came, and how
+// long the person takes is no fault of it.
+func (p *Provider) parseAuthorize(ctx context.Context, raw string, arrived bool) (*authorizeRequest, error) {
 	if len(raw) > form.MaxBody {
 		return nil, invalidRequest("The request is too long.")
+	}
+	if id, uri, ok := pushedQuery(raw); ok {
+		client, err := p.clientOf(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return p.pushedRequest(ctx, client, uri, arrived)
 	}
 	values, repeated, err := parseQuery(raw)
 	if err != nil {
 		return nil, err
 	}
-	client, err := p.tokens.Client(ctx, values.Get("client_id"))
-	if errors.Is(err, fosite.ErrNotFound) {
-		return nil, invalidRequest("The client is not known here.")
-	}
+	client, err := p.clientOf(ctx, values.Get("client_id"))
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
-	req := &authorizeRequest{raw: raw, values: values, client: client, state: values.Get("state"), loginHint: values.Get("login_hint")}
+	req := &authorizeRequest{raw: raw, client: client}
+	switch {
+	case repeated != nil:
+		return p.readAuthorize(ctx, req, values, repeated)
+	case client.RequirePAR:
+		return p.readAuthorize(ctx, req, values, invalidRequest("The client must push its authorization requests."))
+	}
+	object, err := p.requestObject(ctx, req, values, arrived)
+	if err != nil {
+		return p.readAuthorize(ctx, req, values, err)
+	}
+	return p.readAuthorize(ctx, req, object, nil)
+}
+
+// readAuthorize reads the parameters that count. fault is what is wrong with the request already;
+// the parameters then say only where the client hears of it.
+func (p *Provider) readAuthorize(ctx context.Context, req *authorizeRequest, values url.Values, fault error) (*authorizeRequest, error) {
+	req.values, req.state, req.loginHint = values, values.Get("state"), values.Get("login_hint")
 	scopesRead := false
 	req.scopes, scopesRead = uniqueWords(values.Get("scope"))
 	req.redirectSent = values.Has("redirect_uri")
-	if req.redirect = redirectURI(client, values.Get("redirect_uri"), slices.Contains(req.scopes, "openid")); req.redirect == nil {
+	if req.redirect = redirectURI(req.client, values.Get("redirect_uri"), slices.Contains(req.scopes, "openid")); req.redirect == nil {
+		if fault != nil {
+			return nil, fault
+		}
 		return nil, invalidRequest("The redirect_uri is not one the client registered.")
 	}
-	if req.formPost, err = readResponseMode(values); err != nil {
+	if err := p.readResponse(req); err != nil {
 		return req, err
 	}
-	if repeated != nil {
-		return req, repeated
+	if fault != nil {
+		return req, fault
 	}
 	if !scopesRead {
 		return req, invalidScope()
 	}
-	return req, p.checkAuthorize(req)
+	return req, p.checkAuthorize(ctx, req)
 }
 
 // parseQuery reads the parameters. What was sent more than once is left out, and is a fault for
@@ -96,7 +145,7 @@ func parseQuery(raw string) (values url.Values, repeated, err error) {
 		return values, nil, nil
 	}
 	all, malformed := url.ParseQuery(raw)
-	if malformed != nil || len(all["client_id"]) > 1 || len(all["redirect_uri"]) > 1 {
+	if malformed != nil || len(all["client_id"]) > 1 || len(all["redirect_uri"]) > 1 || len(all["request_uri"]) > 1 {
 		return nil, nil, err
 	}
 	for name, sent := range all {
@@ -112,52 +161,54 @@ func parseQuery(raw string) (values url.Values, repeated, err error) {
 	return once, tokenError(err), nil
 }
 
-// readResponseMode comes before every other check, so that an error too is answered in the
-// mode that was asked for (Form Post Response Mode §2).
-func readResponseMode(v url.Values) (formPost bool, err error) {
-	switch v.Get("response_mode") {
-	case "", "query":
-		return false, nil
-	case "form_post":
-		return true, nil
-	}
-	return false, invalidRequest("Only the response_modes query and form_post are supported.")
-}
-
 // checkAuthorize holds the faults that go back to the client.
-func (p *Provider) checkAuthorize(req *authorizeRequest) error {
+func (p *Provider) checkAuthorize(ctx context.Context, req *authorizeRequest) error {
 	v := req.values
-	switch {
-	case v.Has("request"):
-		return &oauthError{code: "request_not_supported", description: "Request objects are not supported."}
-	case v.Has("request_uri"):
-		return &oauthError{code: "request_uri_not_supported", description: "Request objects are not supported."}
-	case v.Has("registration"):
-		return &oauthError{code: "registration_not_supported", description: "Registration by request is not supported."}
-	case v.Has("resource"):
-		return invalidTarget()
-	case v.Has("dpop_jkt"):
-		return invalidRequest("DPoP is not supported.")
-	case v.Get("response_type") != "code":
-		return &oauthError{code: "unsupported_response_type", description: "Only response_type code is supported."}
-	case !slices.Contains(req.client.GetGrantTypes(), grantCode):
-		return unauthorizedClient()
-	case len(v.Get("nonce")) > longestNonce:
+	if v.Has("registration") {
+		return &oauthError{status: http.StatusBadRequest, code: "registration_not_supported", description: "Registration by request is not supported."}
+	}
+	if len(v.Get("nonce")) > longestNonce {
 		return invalidRequest("The nonce is too long.")
+	}
+	if err := p.checkResponseType(req); err != nil {
+		return err
 	}
 	if err := checkScopes(req.client, req.scopes); err != nil {
 		return err
 	}
-	if err := req.readChallenge(); err != nil {
+	if err := req.readBinding(); err != nil {
+		return err
+	}
+	var err error
+	if req.audience, err = p.targets(req.client, req.scopes, v["resource"]); err != nil {
+		return err
+	}
+	if err := req.checkFront(); err != nil {
 		return err
 	}
 	if slices.Contains(req.scopes, "openid") {
-		var err error
 		if req.claims, err = parseClaims(v.Get("claims"), req.client); err != nil {
 			return err
 		}
 	}
-	return p.readPrompt(req)
+	return p.readPrompt(ctx, req)
+}
+
+// readBinding reads what the code will be bound to: a challenge (RFC 7636), a key (RFC 9449 §10).
+func (req *authorizeRequest) readBinding() error {
+	req.jkt = req.values.Get("dpop_jkt")
+	if req.jkt != "" && !isThumbprint(req.jkt) {
+		return invalidRequest("The dpop_jkt is malformed.")
+	}
+	if !req.types.code {
+		return nil
+	}
+	return req.readChallenge()
+}
+
+// isThumbprint reports whether text is a SHA-256 hash in base64url.
+func isThumbprint(text string) bool {
+	return len(text) == challengeLength && strings.Trim(text, base64URLDigits) == ""
 }
 
 // checkScopes: only what the client registered, and qr:approve only for an approver.
@@ -185,14 +236,16 @@ func (req *authorizeRequest) readChallenge() error {
 		return invalidRequest("The code_challenge_method must be S256.")
 	}
 	req.challenge = v.Get("code_challenge")
-	if len(req.challenge) != challengeLength || strings.Trim(req.challenge, base64URLDigits) != "" {
+	if !isThumbprint(req.challenge) {
 		return invalidRequest("The code_challenge is malformed.")
 	}
 	return nil
 }
 
-// readPrompt reads what decides about the sign-in (OpenID Connect Core §3.1.2.1).
-func (p *Provider) readPrompt(req *authorizeRequest) error {
+// readPrompt reads what decides about the sign-in (OpenID Connect Core §3.1.2.1). What the client
+// registered stands where the request has no max_age; acr_values, and those it registered, are
+// wishes (§3.1.2.1), and every ID token says which acr it was.
+func (p *Provider) readPrompt(ctx context.Context, req *authorizeRequest) error {
 	var read bool
 	if req.prompt, read = uniqueWords(req.values.Get("prompt")); !read {
 		return invalidRequest("The prompt is not supported.")
@@ -210,6 +263,9 @@ func (p *Provider) readPrompt(req *authorizeRequest) error {
 		if !ok {
 			return invalidRequest("The max_age is malformed.")
 		}
+		req.maxAge = &seconds
+	} else if asked := req.client.DefaultMaxAge; asked != nil {
+		seconds := min(max(*asked, 0), longestMaxAge)
 		req.maxAge = &seconds
 	}
 	if hint := req.values.Get("id_token_hint"); hint != "" {

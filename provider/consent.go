@@ -24,6 +24,8 @@ type consentView struct {
 	Client, Origin        string
 	About                 clientView
 	Scopes                []string
+	// Resources are the servers that what is granted is for, beside this one.
+	Resources []string
 }
 
 // consentPage asks the person. Its token is bound to the sign-in that was good enough for the
@@ -45,6 +47,7 @@ func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *auth
 		}
 		v.Scopes = append(v.Scopes, text)
 	}
+	v.Resources = slices.DeleteFunc(slices.Clone(req.audience), func(resource string) bool { return resource == p.config.Issuer })
 	p.renderUnder(w, r, http.StatusOK, "consent", v, v.About.imagesOf(pagePolicy)+formPolicy([]string{formTarget(req.redirect)}))
 }
 
@@ -62,7 +65,7 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 		p.errorPage(w, r, err)
 		return
 	}
-	req, err := p.parseAuthorize(r.Context(), raw)
+	req, err := p.parseAuthorize(r.Context(), raw, true)
 	switch {
 	case err != nil:
 		p.refuseAuthorize(w, r, req, err)
@@ -132,26 +135,33 @@ func (p *Provider) beyondConsent(ctx context.Context, req *authorizeRequest, s *
 // of an earlier consent or because the client is our own. Any program on the device can play a
 // public client whose redirect stays on it, and gets what that client gets (RFC 8252 §8.6). No
 // secret helps where the answer makes an approver: an app that stays on the device gives its
-// secret to whoever takes it apart.
+// secret to whoever takes it apart. Nor where the answer itself holds tokens, which nobody has to
+// redeem.
 func memorable(req *authorizeRequest) bool {
 	claimed := req.redirect.Scheme == "https" && !isLoopback(req.redirect.Hostname())
-	return claimed || !req.client.Public() && !slices.Contains(req.scopes, qr.ApproveScope)
+	return claimed || !req.client.Public() && !req.types.front() && !slices.Contains(req.scopes, qr.ApproveScope)
 }
 
-// refused takes back what was allowed before, if that is what the person was asked about again.
-// A no to more than that, or to what may be another program, leaves it as it was.
+// refused takes back what was allowed before, if that is what the person was asked about again,
+// and uses a pushed request up. A no to more than what was allowed, or to what may be another
+// program, leaves the consent as it was.
 func (p *Provider) refused(ctx context.Context, req *authorizeRequest, s *storage.Session) error {
-	if !memorable(req) {
+	return p.config.Store.Tx(ctx, func(ctx context.Context) error {
+		if err := p.usePushed(ctx, req); err != nil {
+			return err
+		}
+		if !memorable(req) {
+			return nil
+		}
+		more, err := p.beyondConsent(ctx, req, s)
+		if err == nil && !more {
+			err = p.config.Store.DeleteConsent(ctx, s.Subject, req.client.ID)
+		}
+		if err != nil {
+			return unavailable(err)
+		}
 		return nil
-	}
-	more, err := p.beyondConsent(ctx, req, s)
-	if err == nil && !more {
-		err = p.config.Store.DeleteConsent(ctx, s.Subject, req.client.ID)
-	}
-	if err != nil {
-		return unavailable(err)
-	}
-	return nil
+	})
 }
 
 // rememberConsent adds what was allowed now to what was allowed before. Of two answers at once

@@ -10,7 +10,6 @@ import (
 
 	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
-	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -20,6 +19,8 @@ import (
 type metadata struct {
 	Issuer                string   `json:"issuer"`
 	Authorization         string   `json:"authorization_endpoint"`
+	PushedAuthorization   string   `json:"pushed_authorization_request_endpoint"`
+	RequirePushed         bool     `json:"require_pushed_authorization_requests"`
 	Token                 string   `json:"token_endpoint"`
 	DeviceAuthorization   string   `json:"device_authorization_endpoint"`
 	Userinfo              string   `json:"userinfo_endpoint,omitempty"`
@@ -49,6 +50,7 @@ type metadata struct {
 	ClaimsParameter       *bool    `json:"claims_parameter_supported,omitempty"`
 	RequestParameter      *bool    `json:"request_parameter_supported,omitempty"`
 	RequestURIParameter   *bool    `json:"request_uri_parameter_supported,omitempty"`
+	RegisterRequestURIs   bool     `json:"require_request_uri_registration,omitempty"`
 	EndSession            string   `json:"end_session_endpoint,omitempty"`
 	BackchannelLogout     bool     `json:"backchannel_logout_supported,omitempty"`
 	BackchannelSession    bool     `json:"backchannel_logout_session_supported,omitempty"`
@@ -68,15 +70,16 @@ func (p *Provider) describe() error {
 	m := metadata{
 		Issuer:                p.config.Issuer,
 		Authorization:         p.urlOf(routeAuthorize),
+		PushedAuthorization:   p.urlOf(routePAR),
 		Token:                 p.urlOf(routeToken),
 		DeviceAuthorization:   p.urlOf(routeDeviceStart),
 		JWKS:                  p.urlOf(routeJWKS),
 		Introspection:         p.urlOf(routeIntrospect),
 		Revocation:            p.urlOf(routeRevoke),
 		Scopes:                []string{"openid", "profile", "email", "address", "phone", "offline_access"},
-		ResponseTypes:         []string{"code"},
-		ResponseModes:         []string{"query", "form_post"},
-		GrantTypes:            []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType},
+		ResponseTypes:         p.config.responseTypes(),
+		ResponseModes:         p.config.responseModes(),
+		GrantTypes:            p.config.grantTypes(),
 		TokenAuthMethods:      methods,
 		TokenAuthAlgs:         assertionAlgorithms(),
 		IntrospectAuthMethods: confidential,
@@ -100,7 +103,7 @@ func (p *Provider) describe() error {
 
 // describeOpenID adds what only OpenID Connect knows.
 func (p *Provider) describeOpenID(m *metadata) {
-	no, yes := false, true
+	yes := true
 	m.Userinfo = p.urlOf(routeUserinfo)
 	m.EndSession = p.urlOf(routeLogout)
 	m.BackchannelLogout, m.BackchannelSession = true, true
@@ -109,13 +112,14 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.IDTokenAlgs = algorithmNames(signingAlgorithms())
 	m.UserinfoAlgs = m.IDTokenAlgs
 	// Without "none" here a relying party that could sign its request does not try to send an
-	// unsigned one; that signed ones are refused too, request_parameter_supported says.
-	m.RequestObjectAlgs = []string{"RS256"}
+	// unsigned one; whether signed ones are taken, request_parameter_supported says.
+	m.RequestObjectAlgs = algorithmNames(requestObjectAlgs())
 	m.Prompts = []string{"none", "login", "consent", "select_account"}
 	m.Claims = supportedClaims()
 	m.ClaimTypes = []string{"normal"}
 	m.UILocales = languages()
-	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &no, &no
+	m.ClaimsParameter, m.RequestParameter, m.RequestURIParameter = &yes, &p.config.RequestObjects, &p.config.RequestURIs
+	m.RegisterRequestURIs = p.config.RequestURIs
 }
 
 func algorithmNames(algs []jose.SignatureAlgorithm) []string {

@@ -82,6 +82,23 @@ func (p *Provider) findFlow(w http.ResponseWriter, r *http.Request, b *browser, 
 	return found, screen, nil
 }
 
+// showsFlow reports whether this browser has shown a QR code for the request within the time that
+// a page may stay open.
+func (p *Provider) showsFlow(r *http.Request, raw string) bool {
+	c, err := r.Cookie(p.cookieName(formCookie))
+	if err != nil {
+		return false
+	}
+	hash := sha256.Sum256([]byte(raw))
+	for _, flow := range p.flowsOf(r) {
+		s, err := p.qr.Screen(r.Context(), flow)
+		if err == nil && s.Request == hash && s.OpenedIn(c.Value) && p.config.Now().Sub(s.RequestedAt) < formLifetime {
+			return true
+		}
+	}
+	return false
+}
+
 // openFlow opens a session for the browser and sets its cookie. requestedAt is when a renewed
 // flow's request came; zero is now.
 func (p *Provider) openFlow(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest, requestedAt time.Time) (qr.Flow, *qr.Screen, error) {

@@ -40,6 +40,7 @@ type idTokenClaims struct {
 	AMR             []string `json:"amr,omitempty"`
 	SessionID       string   `json:"sid,omitempty"`
 	AccessTokenHash string   `json:"at_hash,omitempty"`
+	CodeHash        string   `json:"c_hash,omitempty"`
 	ID              string   `json:"jti"`
 }
 
@@ -62,6 +63,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 		AMR:             sess.facts.AMR,
 		SessionID:       sess.facts.SessionID,
 		AccessTokenHash: sess.accessHash,
+		CodeHash:        sess.codeHash,
 		ID:              rand.Text(),
 	}
 	payload, err := s.encode(ctx, claims, sess.facts.IDTokenClaims)

@@ -35,6 +35,7 @@ type Provider struct {
 	dpop        *dpop.Verifier
 	fetcher     *fetch.Fetcher
 	clientKeys  *clientKeys
+	objects     objectCache
 	pages       *pages
 	guard       *signInGuard
 	hashCosts   hashCosts

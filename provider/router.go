@@ -21,6 +21,7 @@ const (
 	routeEvents        = "qr_events"
 	routeSocket        = "qr_ws"
 	routeAuthorize     = "authorize"
+	routePAR           = "par"
 	routeLogin         = "login"
 	routeConsent       = "consent"
 	routeUserinfo      = "userinfo"
@@ -84,6 +85,7 @@ func (p *Provider) table() []route {
 		{routeUserinfo, "GET POST", "/userinfo", p.userinfo},
 		{routeIntrospect, "POST", "/introspect", p.introspect},
 		{routeRevoke, "POST", "/revoke", p.revoke},
+		{routePAR, "POST", "/par", p.par},
 		{routeAuthorize, "GET HEAD POST", "/authorize", p.authorize},
 		{routeLogin, "POST", "/login", p.page(p.login)},
 		{routeQRState, "GET", "/login/qr/state", p.qrState},

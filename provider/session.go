@@ -18,8 +18,9 @@ type session struct {
 	facts   fositestore.Facts
 	claims  jwt.IDTokenClaims
 	headers jwt.Headers
-	// accessHash is what an ID token says of the access token made beside it; empty: none was.
-	accessHash string
+	// accessHash and codeHash are what an ID token says of the access token and of the code made
+	// beside it; empty: none was.
+	accessHash, codeHash string
 }
 
 var (

@@ -28,3 +28,21 @@ func Members(body []byte) (url.Values, error) {
 	}
 	return values, nil
 }
+
+// ReadMembers reads a JSON object of whatever members: one object, no member twice. Its error is a
+// *Fault.
+func ReadMembers(w http.ResponseWriter, r *http.Request) (map[string]json.RawMessage, error) {
+	body, err := read(w, r, "application/json", http.StatusUnsupportedMediaType)
+	if err != nil {
+		return nil, err
+	}
+	return object(body)
+}
+
+// Object is ReadMembers for a body that was read already. Its error is a *Fault.
+func Object(body []byte) (map[string]json.RawMessage, error) {
+	if !Clean(string(body)) {
+		return nil, fault(http.StatusBadRequest, "The object holds invalid characters.")
+	}
+	return object(body)
+}
