@@ -158,7 +158,7 @@ func TestBackchannelSurvivesARestart(t *testing.T) {
 				c.Issuer = issuer
 			}
 		}})
-		return &op{Server: s, t: t, browser: s.Browser(), mode: "query"}
+		return opOn(t, s, "query")
 	}
 	store := open()
 	first := serve(store, "")
@@ -414,7 +414,7 @@ func TestBackchannelRestsWhenTheStoreIsFull(t *testing.T) {
 			}
 		},
 	})
-	o := &op{Server: s, t: t, browser: s.Browser(), mode: "query"}
+	o := opOn(t, s, "query")
 	o.tokens()
 	store.full.Store(true)
 	o.leave(nil)

@@ -43,7 +43,7 @@ func TestOPBackchannelRPInitiatedLogoutOfABrowserThatHangsUp(t *testing.T) {
 		Clients: clients, Change: func(c *provider.Config) { r.reachable(c) },
 		Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store },
 	})
-	o := &op{Server: s, t: t, browser: s.Browser(), mode: "query"}
+	o := opOn(t, s, "query")
 	first, a := o.tokens("scope", "openid offline_access", "prompt", "consent")
 	_, b := o.tokens("client_id", "rp2", "prompt", "login")
 	if a["sid"] == b["sid"] {

@@ -41,18 +41,26 @@ func opClients() []*storage.Client {
 	return clients
 }
 
-// op is a provider under test, one person's browser and a way to be answered.
+// op is a provider under test, one person's browser, the client that sends it, what the client
+// asks for and how it is answered.
 type op struct {
 	*providertest.Server
 	t       *testing.T
 	browser *http.Client
+	client  string
+	types   string
 	mode    string
 }
 
 func newOP(t *testing.T, mode string, clients []*storage.Client, change func(*provider.Config)) *op {
 	t.Helper()
-	s := providertest.NewServer(t, providertest.Options{Clients: clients, Change: change})
-	return &op{Server: s, t: t, browser: s.Browser(), mode: mode}
+	return opOn(t, providertest.NewServer(t, providertest.Options{Clients: clients, Change: change}), mode)
+}
+
+// opOn is newOP for a provider that runs.
+func opOn(t *testing.T, s *providertest.Server, mode string) *op {
+	t.Helper()
+	return &op{Server: s, t: t, browser: s.Browser(), client: "rp", types: "code", mode: mode}
 }
 
 // inBothModes runs a module of the basic plan and its twin of the form-post plan.
@@ -71,10 +79,10 @@ func inBothModes(t *testing.T, module func(o *op)) {
 // parameter out.
 func (o *op) request(changes ...string) url.Values {
 	q := url.Values{
-		"client_id": {"rp"}, "response_type": {"code"}, "redirect_uri": {providertest.RedirectURI}, "scope": {"openid"},
+		"client_id": {o.client}, "response_type": {o.types}, "redirect_uri": {providertest.RedirectURI}, "scope": {"openid"},
 		"state": {"a-state"}, "nonce": {"a-nonce"},
 	}
-	if o.mode != "query" {
+	if o.mode == "form_post" {
 		q.Set("response_mode", o.mode)
 	}
 	for i := 0; i < len(changes); i += 2 {
@@ -90,12 +98,13 @@ func (o *op) request(changes ...string) url.Values {
 // nil when it stays with the person.
 func (o *op) answerOf(reply *providertest.Reply) url.Values {
 	o.t.Helper()
-	if o.mode == "query" {
-		to := reply.Location()
-		if reply.Status != http.StatusSeeOther || !strings.HasPrefix(to.String(), providertest.RedirectURI+"?") {
+	if o.mode != "form_post" {
+		address, encoded, found := strings.Cut(reply.Header.Get("Location"), map[string]string{"query": "?", "fragment": "#"}[o.mode])
+		values, err := url.ParseQuery(encoded)
+		if reply.Status != http.StatusSeeOther || !found || err != nil || address != providertest.RedirectURI {
 			return nil
 		}
-		return to.Query()
+		return values
 	}
 	if reply.Header.Get("Location") != "" {
 		o.t.Errorf("the answer stands in a redirect: %s", reply.Header.Get("Location"))
