@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/qrgrant/qrgrant/provider/providertest"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // BenchmarkPendingPoll is what a waiting device that keeps its interval costs, HTTP server left
@@ -47,6 +50,42 @@ func BenchmarkRefresh(b *testing.B) {
 		w := httptest.NewRecorder()
 		s.Provider.ServeHTTP(w, r)
 		if token = (&providertest.Reply{Body: w.Body.String()}).Text("refresh_token"); token == "" {
+			b.Fatal(w.Code, w.Body)
+		}
+	}
+}
+
+// BenchmarkTokenPrivateKeyJWT is a token for a client that signs: an ES256 verification and an
+// identifier used up, with keys by value.
+func BenchmarkTokenPrivateKeyJWT(b *testing.B) {
+	key := newAssertionKey(b, jose.ES256, "k")
+	s := providertest.NewServer(b, providertest.Options{Clients: []*storage.Client{signingClient("signer", jwksOf(b, key))}})
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		body := asserting(clientCredentials(), key.assertion(b, s, "signer")).Encode()
+		b.StartTimer()
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		s.Provider.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			b.Fatal(w.Code, w.Body)
+		}
+	}
+}
+
+// BenchmarkTokenSecret is the same for a client with a secret.
+func BenchmarkTokenSecret(b *testing.B) {
+	s := providertest.NewServer(b, providertest.Options{})
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, s.Issuer+"/token", strings.NewReader(clientCredentials().Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.SetBasicAuth("svc", providertest.ClientSecret)
+		w := httptest.NewRecorder()
+		s.Provider.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
 			b.Fatal(w.Code, w.Body)
 		}
 	}
