@@ -56,6 +56,9 @@ func TestGoOIDCVerifiesEveryIDToken(t *testing.T) {
 		{"device_code", "tv-rs256", "RS256"},
 		{"qr_code", "cli", "ES256"},
 		{"qr_code", "cli-rs256", "RS256"},
+		{"code", "web-eddsa", "EdDSA"},
+		{"device_code", "tv-eddsa", "EdDSA"},
+		{"qr_code", "cli-eddsa", "EdDSA"},
 	} {
 		t.Run(row.door+" "+row.alg, func(t *testing.T) {
 			inBubble(t, func(b *bubble) {
@@ -95,7 +98,7 @@ func refusedByGoOIDC(b *bubble, token *oauth2.Token, client, alg string) {
 	if verify(oidc.Config{ClientID: "svc"}, raw) == nil {
 		b.t.Error("another client may use the ID token")
 	}
-	other := map[string]string{"ES256": "RS256", "RS256": "ES256"}[alg]
+	other := map[string]string{"ES256": "RS256", "RS256": "ES256", "EdDSA": "ES256"}[alg]
 	if verify(oidc.Config{ClientID: client, SupportedSigningAlgs: []string{other}}, raw) == nil {
 		b.t.Errorf("the ID token passes as %s", other)
 	}

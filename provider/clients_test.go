@@ -98,7 +98,7 @@ func newBubble(t *testing.T) *bubble {
 }
 
 // seed stores the clients of providertest and, beside them, what it has of each door only once:
-// confidential consumption devices, and RS256 at both of their grants.
+// confidential consumption devices, and RS256 and EdDSA at both of their grants.
 func (b *bubble) seed(store storage.Store) {
 	b.t.Helper()
 	ctx := b.t.Context()
@@ -106,11 +106,16 @@ func (b *bubble) seed(store storage.Store) {
 	confidential := clients[slices.IndexFunc(clients, func(c *storage.Client) bool { return c.ID == "web" })].SecretHashes
 	for _, id := range []string{"tv", "cli"} {
 		public := *clients[slices.IndexFunc(clients, func(c *storage.Client) bool { return c.ID == id })]
-		boxed, rsa := public, public
+		boxed, rsa, ed := public, public, public
 		boxed.ID, boxed.SecretHashes = id+"-confidential", confidential
 		rsa.ID, rsa.IDTokenAlg = id+"-rs256", "RS256"
-		clients = append(clients, &boxed, &rsa)
+		ed.ID, ed.IDTokenAlg = id+"-eddsa", "EdDSA"
+		clients = append(clients, &boxed, &rsa, &ed)
 	}
+	// Its userinfo is signed too, which go-oidc checks.
+	ed := *clients[slices.IndexFunc(clients, func(c *storage.Client) bool { return c.ID == "web" })]
+	ed.ID, ed.IDTokenAlg, ed.UserinfoAlg = "web-eddsa", "EdDSA", "EdDSA"
+	clients = append(clients, &ed)
 	for _, c := range clients {
 		if err := store.PutClient(ctx, c); err != nil {
 			b.t.Fatal(err)
@@ -203,7 +208,7 @@ func (b *bubble) config(clientID string, style oauth2.AuthStyle, scopes ...strin
 	switch {
 	case clientID == "phone":
 		config.RedirectURL = providertest.AppRedirectURI
-	case clientID == "web" || clientID == "thirdparty":
+	case strings.HasPrefix(clientID, "web") || clientID == "thirdparty":
 		config.ClientSecret, config.RedirectURL = providertest.ClientSecret, providertest.RedirectURI
 	case clientID == "kiosk" || strings.HasSuffix(clientID, "-confidential"):
 		config.ClientSecret = providertest.ClientSecret

@@ -5,6 +5,8 @@ import (
 	_ "embed" // for the description
 	"encoding/json"
 	"net/http"
+
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 )
 
 // openAPIDocument describes the endpoints of phones and PCs (OpenAPI 3.1) for openAPIIssuer.
@@ -18,7 +20,7 @@ const openAPIIssuer = "https://issuer.example"
 func (p *Provider) openAPI(w http.ResponseWriter, _ *http.Request) {
 	quoted, err := json.Marshal(p.config.Issuer)
 	if err != nil {
-		http.Error(w, `{"error":"server_error"}`, http.StatusInternalServerError)
+		reply.Fail(w, reply.Failure{Status: http.StatusInternalServerError, Code: "server_error"})
 		return
 	}
 	writeEncoded(w, bytes.ReplaceAll(openAPIDocument, []byte(openAPIIssuer), bytes.Trim(quoted, `"`)))
