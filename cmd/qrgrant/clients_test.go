@@ -29,9 +29,11 @@ func TestClientScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"spawn": spawn, "await": await, "unsaid": unsaid, "signal": sendSignal, "ended": ended, "oneline": oneLine,
-			"hashed": hashed,
-			"enrol":  enrol,
-			"record": record,
+			"hashed":    hashed,
+			"enrol":     enrol,
+			"record":    record,
+			"grant":     grant,
+			"forgotten": forgotten,
 		},
 	})
 }
@@ -65,6 +67,48 @@ func record(ts *testscript.TestScript, _ bool, args []string) {
 			return err
 		}
 		return os.WriteFile(ts.MkAbs(args[2]), fmt.Appendf(nil, "%+v\n", *client), 0o600)
+	})
+}
+
+// grantedToken is the access token that person n has given a client.
+func grantedToken(id string, n int) *storage.Token {
+	return &storage.Token{
+		Kind: storage.TokenAccess, Signature: sha256.Sum256(fmt.Append(nil, id, n)), RequestID: fmt.Sprint(id, n), ClientID: id,
+		Subject: fmt.Sprint("person-", n), Active: true, ExpiresAt: time.Now().Add(time.Hour),
+	}
+}
+
+// grant DB ID… has two people allow each client something and get a token.
+func grant(ts *testscript.TestScript, _ bool, args []string) {
+	inStore(ts, args[0], func(store storage.Store) error {
+		var errs []error
+		for n := range 2 {
+			subject := fmt.Sprint("person-", n)
+			errs = append(errs, store.PutUser(context.Background(), &storage.User{Subject: subject, Login: subject}))
+			for _, id := range args[1:] {
+				errs = append(errs,
+					store.PutConsent(context.Background(), &storage.Consent{Subject: subject, ClientID: id, Scopes: []string{"openid"}, At: time.Now()}),
+					store.PutToken(context.Background(), grantedToken(id, n)))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// forgotten DB ID checks that nothing is left that people have given a client, or with ! that all is.
+func forgotten(ts *testscript.TestScript, not bool, args []string) {
+	inStore(ts, args[0], func(store storage.Store) error {
+		for n := range 2 {
+			token, err := store.Token(context.Background(), storage.TokenAccess, grantedToken(args[1], n).Signature)
+			if err != nil {
+				return err
+			}
+			_, err = store.Consent(context.Background(), token.Subject, args[1])
+			if consent := err == nil; token.Active != not || consent != not {
+				return fmt.Errorf("of %s a token is active: %t, and a consent there: %t", token.Subject, token.Active, consent)
+			}
+		}
+		return nil
 	})
 }
 

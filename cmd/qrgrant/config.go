@@ -139,7 +139,7 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 		return nil, usagef("the configuration: %v", err)
 	}
 	var file configFile
-	err = yaml.UnmarshalWithOptions(source, &file, yaml.Strict())
+	err = decodeYAML(source, &file)
 	// An empty file is an empty configuration.
 	if err != nil && !errors.Is(err, io.EOF) {
 		line, what := wordYAML(source, err)
@@ -155,6 +155,17 @@ func readConfig(name string, getenv func(string) string) (*configFile, error) {
 		return nil, worded(name, source, found)
 	}
 	return &file, nil
+}
+
+// decodeYAML is the decoder, which panics at a tag on a value of another kind than its key takes:
+// a file must not end the server that reads it again.
+func decodeYAML(source []byte, file *configFile) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errors.New("the decoder gave up")
+		}
+	}()
+	return yaml.UnmarshalWithOptions(source, file, yaml.Strict())
 }
 
 // configFaults are all faults of a file, a line of text each.

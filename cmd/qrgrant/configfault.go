@@ -113,8 +113,10 @@ func misfitIn(node ast.Node, want reflect.Type, what string) *misfit {
 	}
 	wrong := &misfit{node: node, what: what, want: want}
 	switch node := node.(type) {
-	case nil, *ast.NullNode, *ast.AliasNode, *ast.AnchorNode, *ast.TagNode:
+	case nil, *ast.NullNode, *ast.AliasNode, *ast.AnchorNode:
 		return nil
+	case *ast.TagNode:
+		return misfitIn(node.Value, want, what)
 	case *ast.MappingNode:
 		return misfitInKeys(wrong, node.Values)
 	case *ast.MappingValueNode:

@@ -21,7 +21,7 @@ func FuzzConfig(f *testing.F) {
 		"users:\n  - login: alice\n    password_env: PASSWORD\n    claims: {name: Alice, address: {country: x}, updated_at: 1}\n", "users: [{login: a, claims: {email: [1]}}]",
 		"clients:\n  - {id: k, auth_method: private_key_jwt, jwks: {keys: [{kty: OKP, crv: Ed25519, x: aj7x4WZT3jFzwGvpH6Xqr6ZuWNTpFfbtl_VjZxVj2To}]}, redirect_uris: [https://app.example/callback], default_max_age: 10m}\n",
 		"implicit: true\nclients:\n  - {id: s, redirect_uris: [https://app.example/callback], scopes: [openid], grant_types: [implicit], response_types: [token id_token]}\n",
-		"registration: {open: true, max_clients: 5}\ndpop_nonce: optional\nrequest_uris: true\n", "clients: [{id: x, jwks: {keys: .nan}}]", "registration: {}", "clients: [{default_max_age: }]",
+		"registration: {open: true, max_clients: 5}\ndpop_nonce: optional\nrequest_uris: true\n", "clients: [{id: x, jwks: {keys: .nan}}]", "registration: {}", "clients: !x 00", "clients: [{default_max_age: }]",
 		"lifetimes: {session: -1s}\nkeys: {rotation: 1h}\nlimits: {scans: 99999999999999999999}\n", "tls: {cert: x}\ntrusted_proxies: [10.0.0.0/99]\n", "clients: []\n---\nusers: []\n",
 	} {
 		f.Add([]byte(source))
