@@ -60,14 +60,20 @@ func JWKS(keys ...*ClientKey) jose.JSONWebKeySet {
 // Sign returns the claims as a JWS in compact form. An empty typ leaves the header out.
 func (k *ClientKey) Sign(tb testing.TB, typ string, claims map[string]any) string {
 	tb.Helper()
+	payload, err := json.Marshal(claims)
+	must(tb, err)
+	return k.SignBytes(tb, typ, payload)
+}
+
+// SignBytes is Sign for a payload of any bytes.
+func (k *ClientKey) SignBytes(tb testing.TB, typ string, payload []byte) string {
+	tb.Helper()
 	options := &jose.SignerOptions{}
 	if typ != "" {
 		options.WithType(jose.ContentType(typ))
 	}
 	key := jose.SigningKey{Algorithm: k.Algorithm, Key: jose.JSONWebKey{Key: k.private, KeyID: k.ID}}
 	signer, err := jose.NewSigner(key, options)
-	must(tb, err)
-	payload, err := json.Marshal(claims)
 	must(tb, err)
 	signed, err := signer.Sign(payload)
 	must(tb, err)
