@@ -82,19 +82,20 @@ func TestConfigurationEndsSignIns(t *testing.T) {
 
 // administered is a server and the commands of its administrator.
 type administered struct {
-	t      *testing.T
-	dir    string
-	env    []string
-	issuer string
-	server *process
-	hashes map[string]string
+	t   *testing.T
+	dir string
+	env []string
+	// addr stays the same, and with it the issuer, for which alone a token is good.
+	addr, issuer string
+	server       *process
+	hashes       map[string]string
 	// written counts the configurations.
 	written int
 }
 
 func newAdministered(t *testing.T) *administered {
 	t.Helper()
-	a := &administered{t: t, dir: t.TempDir(), env: []string{"ALICE_PASSWORD=rain-on-the-roof"}, hashes: map[string]string{}}
+	a := &administered{t: t, dir: t.TempDir(), addr: "127.0.0.1:0", env: []string{"ALICE_PASSWORD=rain-on-the-roof"}, hashes: map[string]string{}}
 	for _, password := range []string{"here", "there"} {
 		var err error
 		if a.hashes[password], err = provider.HashPassword(password); err != nil {
@@ -191,11 +192,12 @@ func (a *administered) restart() {
 	if a.server != nil {
 		a.stop()
 	}
-	a.server = launch(a.t, a.dir, a.env, "serve", "--addr", "127.0.0.1:0", "--db", "x.db", "--config", "x.yaml")
+	a.server = launch(a.t, a.dir, a.env, "serve", "--addr", a.addr, "--db", "x.db", "--config", "x.yaml")
 	var err error
 	if a.issuer, err = a.server.await(`serves (\S+) on`); err != nil {
 		a.t.Fatal(err)
 	}
+	a.addr = strings.TrimPrefix(a.issuer, "http://")
 }
 
 // qrgrant runs a verb with a line on its standard input.
