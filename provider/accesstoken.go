@@ -71,9 +71,13 @@ func jwtAccessTokens(client fosite.Client) bool {
 // stored by its hash like any other: at our own endpoints it ends when that ends.
 func (s *tokenStrategy) jwt(ctx context.Context, req fosite.Requester, sess *session) (string, error) {
 	now, facts, clientID := s.config.Now(), &sess.facts, req.GetClient().GetID()
+	subject, err := s.keys.subjectOf(ctx, req.GetClient(), facts.Subject)
+	if err != nil {
+		return "", err
+	}
 	claims := accessTokenClaims{
 		Issuer:       s.config.Issuer,
-		Subject:      facts.Subject,
+		Subject:      subject,
 		Audience:     req.GetGrantedAudience(),
 		ClientID:     clientID,
 		Expiry:       now.Add(s.config.accessLifetime(req.GetClient(), facts)).Unix(),

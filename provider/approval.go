@@ -50,9 +50,10 @@ func qrPolicy(_ context.Context, client fosite.Client) qr.Policy {
 	if !ok {
 		return qr.Policy{}
 	}
-	policy := qr.Policy{QRPolicy: c.QR, Name: c.Name}
-	if !c.Public() {
-		// It proved with its secret at the opening that the name is its own.
+	policy := qr.Policy{QRPolicy: c.QR, Name: clientLabel(c.Client)}
+	if !c.Public() && c.Source == storage.ClientConfigured {
+		// It proved with its secret at the opening that the name is its own. A name that a client
+		// has registered for itself is nobody's word but its own.
 		policy.Verified = "attested"
 	}
 	return policy
@@ -86,7 +87,7 @@ func (p *Provider) bearer(ctx context.Context, token string) (*qr.Bearer, error)
 // hint resolves who may approve; "" is nobody.
 func (p *Provider) hint(ctx context.Context, loginHint, idTokenHint string) (string, error) {
 	if idTokenHint != "" {
-		return p.idTokens.hintSubject(idTokenHint), nil
+		return p.idTokens.hintSubject(ctx, idTokenHint), nil
 	}
 	user, err := p.config.Store.UserByLogin(ctx, loginHint)
 	switch {

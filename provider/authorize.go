@@ -87,7 +87,7 @@ func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authoriz
 	case fresh && b.session != nil && !req.claims.meetsACR(b.session):
 		// No way to sign in here is what the client asks for (Unmet Authentication Requirements).
 		p.redirectError(w, r, req, "unmet_authentication_requirements", "The person cannot sign in the way that was asked for.")
-	case p.mustSignIn(req, b, fresh):
+	case p.mustSignIn(r.Context(), req, b, fresh):
 		if silent || fresh {
 			p.redirectError(w, r, req, "login_required", "The person has to sign in.")
 			return
@@ -105,7 +105,7 @@ func (p *Provider) proceed(w http.ResponseWriter, r *http.Request, req *authoriz
 }
 
 // mustSignIn reports whether this browser's sign-in cannot answer the request.
-func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) bool {
+func (p *Provider) mustSignIn(ctx context.Context, req *authorizeRequest, b *browser, fresh bool) bool {
 	s := b.session
 	switch {
 	case s == nil:
@@ -114,7 +114,7 @@ func (p *Provider) mustSignIn(req *authorizeRequest, b *browser, fresh bool) boo
 		return true
 	case req.hintSubject != "" && req.hintSubject != s.Subject:
 		return true
-	case !req.claims.meets(s):
+	case !p.meetsClaims(ctx, req, s):
 		return true
 	case fresh:
 		return false
@@ -137,6 +137,9 @@ func (p *Provider) grantCode(w http.ResponseWriter, r *http.Request, req *author
 			return err
 		}
 		if err := p.usePushed(ctx, req); err != nil {
+			return err
+		}
+		if err := p.granted(ctx, req.client.Client); err != nil {
 			return err
 		}
 		// Whoever got something of this sign-in hears of its end (logout.go).

@@ -269,7 +269,7 @@ func (p *Provider) readPrompt(ctx context.Context, req *authorizeRequest) error 
 		req.maxAge = &seconds
 	}
 	if hint := req.values.Get("id_token_hint"); hint != "" {
-		if req.hintSubject = p.idTokens.hintSubject(hint); req.hintSubject == "" {
+		if req.hintSubject = p.idTokens.hintSubject(ctx, hint); req.hintSubject == "" {
 			return invalidRequest("The id_token_hint is not valid.")
 		}
 	}

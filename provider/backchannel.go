@@ -375,10 +375,14 @@ type logoutTokenClaims struct {
 }
 
 func (b *backchannel) logoutToken(ctx context.Context, client fositestore.Client, n *storage.LogoutNotice) (string, error) {
+	subject, err := b.keys.subjectFor(ctx, client.Client, n.Subject)
+	if err != nil {
+		return "", err
+	}
 	now := b.config.Now()
 	payload, err := json.Marshal(logoutTokenClaims{
 		Issuer:    b.config.Issuer,
-		Subject:   n.Subject,
+		Subject:   subject,
 		Audience:  client.ID,
 		IssuedAt:  now.Unix(),
 		Expiry:    now.Add(logoutTokenLifetime).Unix(),

@@ -174,9 +174,9 @@ func (c *claimsRequest) without(withheld func(scope string) bool) claimsRequest 
 }
 
 // meets reports whether a sign-in is one of those that the claims asked for by value allow
-// (§5.5.1, §5.5.1.1).
-func (c *claimsRequest) meets(s *storage.Session) bool {
-	return c.subjects.allows(s.Subject) && c.meetsACR(s)
+// (§5.5.1, §5.5.1.1). subject is its person as the client knows them.
+func (c *claimsRequest) meets(s *storage.Session, subject string) bool {
+	return c.subjects.allows(subject) && c.meetsACR(s)
 }
 
 func (c *claimsRequest) meetsACR(s *storage.Session) bool {

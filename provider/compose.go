@@ -77,10 +77,11 @@ func (p *Provider) fositeConfig() *fosite.Config {
 }
 
 // newTokens returns fosite's storage over ours.
-func newTokens(c *Config) *fositestore.Store {
+func newTokens(c *Config, d *documents) *fositestore.Store {
 	return fositestore.New(fositestore.Config{
 		Store:             c.Store,
 		NewSession:        func() fositestore.Session { return &session{} },
+		Described:         d.client,
 		Now:               c.Now,
 		CodeLifetime:      codeLifetime,
 		AccessLifetime:    c.accessLifetime,

@@ -75,7 +75,7 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		p.redirectError(w, r, req, "access_denied", "The person refused.")
-	case p.mustSignIn(req, b, true):
+	case p.mustSignIn(r.Context(), req, b, true):
 		// The client's policy or the person has changed since the page was shown.
 		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+raw, http.StatusSeeOther) //nolint:gosec // G710: our own path, and our seal is on the query
 	default:
@@ -105,7 +105,7 @@ func (p *Provider) checkConsentForm(b *browser, raw, token string) error {
 // before. Our own clients are not asked about where the person has just signed in for them.
 func (p *Provider) mustConsent(ctx context.Context, req *authorizeRequest, s *storage.Session, fresh bool) (bool, error) {
 	switch {
-	case slices.Contains(req.prompt, "consent"):
+	case slices.Contains(req.prompt, "consent"), alwaysAsked(req):
 		return true, nil
 	case req.client.FirstParty && (fresh || memorable(req)):
 		return false, nil

@@ -27,6 +27,7 @@ type metadata struct {
 	JWKS                  string   `json:"jwks_uri"`
 	Introspection         string   `json:"introspection_endpoint"`
 	Revocation            string   `json:"revocation_endpoint"`
+	Registration          string   `json:"registration_endpoint,omitempty"`
 	Scopes                []string `json:"scopes_supported"`
 	ResponseTypes         []string `json:"response_types_supported"`
 	ResponseModes         []string `json:"response_modes_supported"`
@@ -56,6 +57,7 @@ type metadata struct {
 	BackchannelSession    bool     `json:"backchannel_logout_session_supported,omitempty"`
 	DPoPAlgs              []string `json:"dpop_signing_alg_values_supported"`
 	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
+	ClientMetadata        bool     `json:"client_id_metadata_document_supported,omitempty"`
 }
 
 // metadataDocuments are the two documents, encoded once.
@@ -89,6 +91,10 @@ func (p *Provider) describe() error {
 		ChallengeMethods:      []string{"S256"},
 		DPoPAlgs:              dpop.Algorithms(),
 		IssParameter:          true,
+		ClientMetadata:        p.config.ClientMetadata,
+	}
+	if p.config.Registration.Enabled() {
+		m.Registration = p.urlOf(routeRegister)
 	}
 	var err error
 	if p.metadata.oauth, err = json.Marshal(m); err != nil {
@@ -108,7 +114,7 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.EndSession = p.urlOf(routeLogout)
 	m.BackchannelLogout, m.BackchannelSession = true, true
 	m.ACRValues = []string{acrOneFactor}
-	m.SubjectTypes = []string{"public"}
+	m.SubjectTypes = p.config.subjectTypes()
 	m.IDTokenAlgs = algorithmNames(signingAlgorithms())
 	m.UserinfoAlgs = m.IDTokenAlgs
 	// Without "none" here a relying party that could sign its request does not try to send an

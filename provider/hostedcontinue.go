@@ -81,7 +81,7 @@ func (p *Provider) qrContinue(w http.ResponseWriter, r *http.Request) {
 	}
 	p.dropFlow(w, f.flow)
 	f.browser.session = session
-	if slices.Contains(f.req.prompt, "consent") || p.mustSignIn(f.req, f.browser, true) {
+	if slices.Contains(f.req.prompt, "consent") || alwaysAsked(f.req) || p.mustSignIn(r.Context(), f.req, f.browser, true) {
 		p.proceed(w, r, f.req, f.browser, true)
 		return
 	}

@@ -22,7 +22,11 @@ type idTokenStrategy struct {
 	issuer string
 	keys   *keyRing
 	now    func() time.Time
-	users  storage.Users
+	store  interface {
+		storage.Users
+		storage.Clients
+		storage.Sessions
+	}
 }
 
 var _ openid.OpenIDConnectTokenStrategy = (*idTokenStrategy)(nil)
@@ -50,10 +54,14 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 	if !ok || sess.facts.Subject == "" {
 		return "", errors.New("provider: an ID token needs a subject")
 	}
+	subject, err := s.keys.subjectOf(ctx, req.GetClient(), sess.facts.Subject)
+	if err != nil {
+		return "", err
+	}
 	now := s.now()
 	claims := idTokenClaims{
 		Issuer:          s.issuer,
-		Subject:         sess.facts.Subject,
+		Subject:         subject,
 		Audience:        req.GetClient().GetID(),
 		Expiry:          now.Add(lifespan).Unix(),
 		IssuedAt:        now.Unix(),
@@ -66,7 +74,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 		CodeHash:        sess.codeHash,
 		ID:              rand.Text(),
 	}
-	payload, err := s.encode(ctx, claims, sess.facts.IDTokenClaims)
+	payload, err := s.encode(ctx, claims, &sess.facts)
 	if err != nil {
 		return "", fmt.Errorf("provider: encode ID token: %w", err)
 	}
@@ -75,16 +83,16 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 
 // encode adds the claims of the person that were asked for by name (OpenID Connect Core §5.5),
 // as they are known now; those of the token itself are never theirs to say.
-func (s *idTokenStrategy) encode(ctx context.Context, claims idTokenClaims, names []string) ([]byte, error) {
+func (s *idTokenStrategy) encode(ctx context.Context, claims idTokenClaims, facts *fositestore.Facts) ([]byte, error) {
 	payload, err := json.Marshal(claims)
-	if err != nil || len(names) == 0 {
+	if err != nil || len(facts.IDTokenClaims) == 0 {
 		return payload, err
 	}
-	user, err := s.users.User(ctx, claims.Subject)
+	user, err := s.store.User(ctx, facts.Subject)
 	if err != nil {
 		return nil, err
 	}
-	members := claimsOf(user, nil, names)
+	members := claimsOf(user, nil, facts.IDTokenClaims)
 	if err := json.Unmarshal(payload, &members); err != nil {
 		return nil, err
 	}
@@ -100,8 +108,9 @@ func signingAlg(client fosite.Client) jose.SignatureAlgorithm {
 }
 
 // hint returns the claims of an ID token we made, however old and by whatever key (OpenID
-// Connect Core §3.1.2.1); nil when the token is none.
-func (s *idTokenStrategy) hint(token string) *idTokenClaims {
+// Connect Core §3.1.2.1); nil when the token is none. Its subject is the person's own, also for a
+// client that knows another one.
+func (s *idTokenStrategy) hint(ctx context.Context, token string) *idTokenClaims {
 	// Logout tokens and access tokens are ours too, but of another typ: they prove no sign-in.
 	payload, err := s.keys.verify(token, typIDToken)
 	if err != nil {
@@ -115,12 +124,13 @@ func (s *idTokenStrategy) hint(token string) *idTokenClaims {
 	if claims.Expiry == 0 || claims.IssuedAt == 0 {
 		return nil
 	}
+	claims.Subject = s.person(ctx, &claims)
 	return &claims
 }
 
 // hintSubject returns the subject of an ID token we made; empty when the token is none.
-func (s *idTokenStrategy) hintSubject(token string) string {
-	if claims := s.hint(token); claims != nil {
+func (s *idTokenStrategy) hintSubject(ctx context.Context, token string) string {
+	if claims := s.hint(ctx, token); claims != nil {
 		return claims.Subject
 	}
 	return ""

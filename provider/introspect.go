@@ -55,7 +55,7 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		p.writeError(w, r, err)
 		return
 	}
-	grant, err := p.introspected(r.Context(), client, token)
+	grant, subject, err := p.introspected(r.Context(), client, token)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		writeJSON(w, http.StatusOK, introspection{})
@@ -70,7 +70,7 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 		ClientID:  grant.ClientID,
 		Expiry:    grant.ExpiresAt.Unix(),
 		IssuedAt:  grant.IssuedAt.Unix(),
-		Subject:   grant.Subject,
+		Subject:   subject,
 		Audience:  grant.Audience,
 		Issuer:    p.config.Issuer,
 		SessionID: grant.SessionID,
@@ -85,18 +85,23 @@ func (p *Provider) introspect(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// introspected returns an active token that the client may know of; storage.ErrNotFound for any
-// other. A question that is none of the client's business is no use of the token (arrived).
-func (p *Provider) introspected(ctx context.Context, client fositestore.Client, token string) (*fositestore.Grant, error) {
-	grant, err := p.lookup(ctx, token)
+// introspected returns an active token that the client may know of, and its person as the client
+// that got the token knows them; storage.ErrNotFound for any other. A question that is none of the
+// client's business is no use of the token (arrived).
+func (p *Provider) introspected(ctx context.Context, client fositestore.Client, token string) (grant *fositestore.Grant, subject string, err error) {
+	grant, err = p.lookup(ctx, token)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if grant.ClientID != client.ID && !serves(client, grant) {
-		return nil, fmt.Errorf("provider: token of another client: %w", storage.ErrNotFound)
+		return nil, "", fmt.Errorf("provider: token of another client: %w", storage.ErrNotFound)
 	}
-	_, err = p.active(ctx, grant)
-	return grant, err
+	owner, err := p.active(ctx, grant)
+	if err != nil {
+		return nil, "", err
+	}
+	subject, err = p.keys.subjectFor(ctx, owner.Client, grant.Subject)
+	return grant, subject, err
 }
 
 // serves reports whether the client is a server of a resource that an access token is for.

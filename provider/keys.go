@@ -207,6 +207,10 @@ func (r *keyRing) keep(ctx context.Context, private crypto.Signer, alg jose.Sign
 }
 
 func (r *keyRing) add(k storage.Key) error {
+	if k.Use == storage.KeyPairwise {
+		r.insert(&ringKey{id: k.ID, alg: pairwiseHMAC, activeFrom: k.ActiveSince(), secret: k.Secret})
+		return nil
+	}
 	if k.Use == storage.KeyServer {
 		r.insert(&ringKey{id: k.ID, alg: serverHMAC, activeFrom: k.ActiveSince(), secret: k.Secret})
 		return nil
@@ -300,7 +304,7 @@ func (r *keyRing) publicKeys() *jose.JSONWebKeySet {
 	now := r.now()
 	set := &jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, k := range slices.Backward(r.all()) {
-		if k.alg != serverHMAC && r.verifies(k, now) {
+		if k.alg != serverHMAC && k.alg != pairwiseHMAC && r.verifies(k, now) {
 			set.Keys = append(set.Keys, k.public)
 		}
 	}

@@ -48,10 +48,7 @@ func (p *Provider) signInPage(w http.ResponseWriter, r *http.Request, b *browser
 }
 
 func clientName(req *authorizeRequest) string {
-	if req.client.Name != "" {
-		return req.client.Name
-	}
-	return req.client.ID
+	return clientLabel(req.client.Client)
 }
 
 // login is POST /login.

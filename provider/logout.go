@@ -196,7 +196,7 @@ func (p *Provider) parseLogout(ctx context.Context, raw string) (*logoutRequest,
 	req := &logoutRequest{raw: raw, state: values.Get("state"), account: values.Get("logout_hint")}
 	clientID := values.Get("client_id")
 	if token := values.Get("id_token_hint"); token != "" {
-		req.hint = p.idTokens.hint(token)
+		req.hint = p.idTokens.hint(ctx, token)
 		switch {
 		case req.hint == nil:
 			clientID = ""

@@ -35,6 +35,8 @@ type Provider struct {
 	dpop        *dpop.Verifier
 	fetcher     *fetch.Fetcher
 	clientKeys  *clientKeys
+	documents   *documents
+	registered  *registrations
 	objects     objectCache
 	pages       *pages
 	guard       *signInGuard
@@ -73,8 +75,9 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if p.keys, err = openKeys(ctx, &c); err != nil {
 		return nil, err
 	}
-	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, users: c.Store}
-	p.tokens = newTokens(&c)
+	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, store: c.Store}
+	p.documents, p.registered = p.newDocuments(), newRegistrations()
+	p.tokens = newTokens(&c, p.documents)
 	p.dpop = p.newProofs()
 	p.backchannel = newBackchannel(&c, p.keys)
 	if err := p.wire(); err != nil {

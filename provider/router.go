@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/gorilla/mux"
+
+	"github.com/qrgrant/qrgrant/provider/internal/reply"
 )
 
 // The names of the routes; the metadata documents and the pages get their URLs from them.
@@ -62,6 +64,8 @@ const (
 	routeSubmit        = "submit"
 	routeHome          = "home"
 	routeHomeBare      = "home_bare"
+	routeRegister      = "register"
+	routeRegistration  = "registration"
 )
 
 type route struct {
@@ -85,18 +89,18 @@ func (p *Provider) table() []route {
 		{routeUserinfo, "GET POST", "/userinfo", p.userinfo},
 		{routeIntrospect, "POST", "/introspect", p.introspect},
 		{routeRevoke, "POST", "/revoke", p.revoke},
-		{routePAR, "POST", "/par", p.par},
-		{routeAuthorize, "GET HEAD POST", "/authorize", p.authorize},
-		{routeLogin, "POST", "/login", p.page(p.login)},
+		{routePAR, "POST", "/par", p.discovering(p.par)},
+		{routeAuthorize, "GET HEAD POST", "/authorize", p.discovering(p.authorize)},
+		{routeLogin, "POST", "/login", p.discovering(p.page(p.login))},
 		{routeQRState, "GET", "/login/qr/state", p.qrState},
 		{routeQREvents, "GET", "/login/qr/events", p.qrEvents},
 		{routeQRSVG, "GET HEAD", "/login/qr.svg", p.qrSVG},
 		{routeQRPNG, "GET HEAD", "/login/qr.png", p.qrPNG},
 		{routeQRFrame, "GET HEAD", "/login/qr", p.qrFrame},
-		{routeQRContinue, "POST", "/login/qr/continue", p.page(p.qrContinue)},
-		{routeQRNotMe, "POST", "/login/qr/not-me", p.page(p.qrNotMe)},
-		{routeQRNew, "POST", "/login/qr/new", p.page(p.qrNew)},
-		{routeConsent, "POST", "/consent", p.page(p.consent)},
+		{routeQRContinue, "POST", "/login/qr/continue", p.discovering(p.page(p.qrContinue))},
+		{routeQRNotMe, "POST", "/login/qr/not-me", p.discovering(p.page(p.qrNotMe))},
+		{routeQRNew, "POST", "/login/qr/new", p.discovering(p.page(p.qrNew))},
+		{routeConsent, "POST", "/consent", p.discovering(p.page(p.consent))},
 		{routeAccount, "GET HEAD POST", "/account", p.page(p.account)},
 		{routeSessions, "GET", pathSessions, p.sessions},
 		{routeRevokeAll, "POST", pathSessions + "/revoke-all", p.revokeAll},
@@ -129,6 +133,9 @@ func (p *Provider) routes() {
 	p.router = mux.NewRouter().SkipClean(true)
 	p.allow = make(map[string][]string)
 	for _, r := range p.table() {
+		p.mount(r.name, p.issuer.Path+r.path, r.methods, r.handler)
+	}
+	for _, r := range p.registrationRoutes() {
 		p.mount(r.name, p.issuer.Path+r.path, r.methods, r.handler)
 	}
 	for _, r := range p.appRoutes() {
@@ -198,7 +205,7 @@ func (p *Provider) notFound(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	writeJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+	reply.Fail(w, reply.Failure{Status: http.StatusNotFound, Code: "not_found"})
 }
 
 // methodNotAllowed names the methods that are (RFC 9110 §15.5.6).
@@ -211,7 +218,7 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		p.wrongSessionsMethod(w, r)
 		return
 	}
-	allowed := slices.Clone(p.allow[r.URL.Path])
+	allowed := slices.Clone(p.allow[p.registrationPath(r.URL.Path)])
 	slices.Sort(allowed)
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	w.Header().Set("Vary", "Accept")
@@ -221,7 +228,5 @@ func (p *Provider) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	writeJSON(w, http.StatusMethodNotAllowed, map[string]string{
-		"error": "invalid_request", "error_description": "The method is not allowed here.",
-	})
+	reply.Fail(w, reply.Failure{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "The method is not allowed here."})
 }

@@ -28,6 +28,10 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	claims := claimsOf(user, grant.Scopes, grant.Facts.UserinfoClaims)
+	if claims["sub"], err = p.keys.subjectFor(r.Context(), client.Client, user.Subject); err != nil {
+		p.writeError(w, r, unavailable(err))
+		return
+	}
 	if client.UserinfoAlg == "" {
 		writeJSON(w, http.StatusOK, claims)
 		return

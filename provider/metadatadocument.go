@@ -1,0 +1,352 @@
+package provider
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/qrgrant/qrgrant/provider/internal/fetch"
+	"github.com/qrgrant/qrgrant/provider/internal/form"
+	"github.com/qrgrant/qrgrant/storage"
+)
+
+const (
+	// documentBody bounds a client's metadata document; the draft recommends 5 KiB.
+	documentBody = 16 << 10
+	// longestClientID is what drivers take for a key.
+	longestClientID = 256
+	// documentsKept bounds the documents in memory, those that were not there included.
+	documentsKept = 1000
+	// documentsPerMinute bounds how many documents one network can have us look for.
+	documentsPerMinute = 60
+	// A document is taken as it was for as long as its server says, between these two, and for
+	// freshUnsaid when it does not say.
+	freshAtLeast = time.Minute
+	freshAtMost  = 24 * time.Hour
+	freshUnsaid  = time.Hour
+	// freshGrace is how much longer one is used that cannot be read again for the moment.
+	freshGrace = 24 * time.Hour
+	// documentPause is how long after a failure nobody looks for the same document: it spares
+	// its server, and is no memory of what it said.
+	documentPause = 10 * time.Second
+)
+
+// documents are the clients whose id is the https address of a document that describes them
+// (OAuth Client ID Metadata Document). A document is read when an authorization begins, and never
+// elsewhere: a client to which somebody granted something is in the store, so that its tokens
+// work as long as they are good, whoever restarts what. What cannot be read again is used for
+// freshGrace more; one that is gone is refused everywhere until it is back.
+type documents struct {
+	enabled  bool
+	store    storage.Clients
+	fetcher  *fetch.Fetcher
+	now      func() time.Time
+	logger   *slog.Logger
+	read     func(m *clientMetadata, methods ...string) (*storage.Client, error)
+	networks *networkLimits
+
+	mu sync.Mutex
+	// known holds a *document each, order the same with the least lately used last.
+	known map[string]*list.Element
+	order *list.List
+}
+
+// document is what is known of one address.
+type document struct {
+	id string
+	// client is the last good one; nil before.
+	client *storage.Client
+	// failed is why there is none, or no newer one; until pause nobody asks again.
+	failed error
+	pause  time.Time
+	// flight is closed when the reading under way is over; nil when none is.
+	flight chan struct{}
+}
+
+func (p *Provider) newDocuments() *documents {
+	return &documents{
+		enabled: p.config.ClientMetadata, store: p.config.Store, fetcher: p.fetcher, now: p.config.Now, logger: p.config.Logger,
+		read: p.readClient, networks: newNetworkLimits(documentsPerMinute),
+		known: make(map[string]*list.Element), order: list.New(),
+	}
+}
+
+type discoveryKey struct{}
+
+// discovering marks the requests that begin an authorization, or go on with one: only for them a
+// document is read, on the account of the network they come from.
+func (p *Provider) discovering(next http.HandlerFunc) http.HandlerFunc {
+	if !p.config.ClientMetadata {
+		return next
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		next(w, r.WithContext(context.WithValue(r.Context(), discoveryKey{}, p.clientAddress(r))))
+	}
+}
+
+// isDocumentID reports whether a client_id is the address of a document: https with a path,
+// without user, fragment and dot segments.
+func isDocumentID(id string) bool {
+	if len(id) > longestClientID || !strings.HasPrefix(id, "https://") || strings.ContainsFunc(id, unfitForURI) || strings.ContainsAny(id, "#@") {
+		return false
+	}
+	u, err := url.Parse(id)
+	if err != nil || u.Hostname() == "" || strings.Trim(u.Host, hostCharacters+":[]") != "" || u.Path == "" {
+		return false
+	}
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+// gone reports whether the document of a stored client was not there any more when it was last
+// looked for.
+func gone(c *storage.Client) bool { return c.FreshUntil.IsZero() }
+
+// client returns what stands for a client: what is stored, or what its document says. stored is
+// nil when nothing is; storage.ErrNotFound when there is no such client.
+func (d *documents) client(ctx context.Context, id string, stored *storage.Client) (*storage.Client, error) {
+	if stored != nil && stored.Source != storage.ClientMetadata {
+		return stored, nil
+	}
+	address, discovering := ctx.Value(discoveryKey{}).(netip.Addr)
+	switch {
+	case !d.enabled || !isDocumentID(id):
+		return nil, storage.ErrNotFound
+	case stored != nil && (stored.Disabled || d.now().Before(stored.FreshUntil)):
+		return stored, nil
+	case discovering:
+		return d.look(ctx, id, stored, address)
+	case stored == nil || gone(stored):
+		return nil, storage.ErrNotFound
+	}
+	return stored, nil
+}
+
+// look returns the client of a document, reading it when nobody has lately.
+func (d *documents) look(ctx context.Context, id string, stored *storage.Client, address netip.Addr) (*storage.Client, error) {
+	for {
+		doc, flight, mine := d.enter(id, stored)
+		if doc != nil {
+			return d.answer(doc)
+		}
+		if mine {
+			break
+		}
+		select {
+		case <-flight:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	var c *storage.Client
+	var failed error
+	if wait := d.networks.take(address, d.now()); wait > 0 {
+		failed = errors.New("provider: too many documents were asked for from this network")
+	} else {
+		// Others wait for it too: it goes on when the one who asked first hangs up.
+		c, failed = d.fetch(context.WithoutCancel(ctx), id)
+	}
+	doc := d.leave(id, c, failed)
+	if err := d.note(ctx, doc, stored); err != nil {
+		return nil, err
+	}
+	return d.answer(doc)
+}
+
+// enter returns what is known when nobody needs to read the document now; else whose reading to
+// wait for, or that it is the caller's own.
+func (d *documents) enter(id string, stored *storage.Client) (doc *document, flight <-chan struct{}, mine bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	element := d.known[id]
+	if element == nil {
+		element = d.order.PushFront(&document{id: id})
+		d.known[id] = element
+		d.prune()
+	}
+	d.order.MoveToFront(element)
+	entry := element.Value.(*document)
+	if stored != nil && !gone(stored) && (entry.client == nil || entry.client.FreshUntil.Before(stored.FreshUntil)) {
+		// After a restart, or where another process has read it.
+		entry.client = stored
+	}
+	now := d.now()
+	switch {
+	case entry.flight != nil:
+		return nil, entry.flight, false
+	case entry.client != nil && now.Before(entry.client.FreshUntil), now.Before(entry.pause):
+		known := *entry
+		return &known, nil, false
+	}
+	entry.flight = make(chan struct{})
+	return nil, nil, true
+}
+
+// prune forgets the least lately used, but none that is being read.
+func (d *documents) prune() {
+	for element := d.order.Back(); element != nil && len(d.known) > documentsKept; {
+		earlier := element.Prev()
+		if entry := element.Value.(*document); entry.flight == nil {
+			d.order.Remove(element)
+			delete(d.known, entry.id)
+		}
+		element = earlier
+	}
+}
+
+// leave notes what a reading has found.
+func (d *documents) leave(id string, c *storage.Client, failed error) *document {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	entry := d.known[id].Value.(*document) // it stays while it is being read
+	entry.failed = failed
+	switch {
+	case failed == nil:
+		entry.client, entry.pause = c, time.Time{}
+	case errors.Is(failed, fetch.ErrGone):
+		entry.client = nil
+		fallthrough
+	default:
+		entry.pause = d.now().Add(documentPause)
+	}
+	close(entry.flight)
+	entry.flight = nil
+	known := *entry
+	return &known
+}
+
+// answer is what the document stands for now. One that is nothing to use is no client, and one
+// that could not be read may be one.
+func (d *documents) answer(doc *document) (*storage.Client, error) {
+	if doc.client != nil && d.now().Before(doc.client.FreshUntil.Add(freshGrace)) {
+		c := *doc.client
+		return &c, nil
+	}
+	if errors.Is(doc.failed, fetch.ErrRefused) {
+		return nil, fmt.Errorf("%w: %w", storage.ErrNotFound, doc.failed)
+	}
+	return nil, doc.failed
+}
+
+// note brings the row of a client that is stored up to date with its document: changed keys and
+// addresses count everywhere at once, and one that is gone is refused everywhere.
+func (d *documents) note(ctx context.Context, doc *document, stored *storage.Client) error {
+	switch {
+	case stored == nil:
+		return nil
+	case doc.failed == nil:
+		return d.store.PutClient(ctx, doc.client)
+	case errors.Is(doc.failed, fetch.ErrGone) && !gone(stored):
+		d.logger.WarnContext(ctx, "the metadata document of a client is gone", "client_id", doc.id)
+		refused := *stored
+		refused.FreshUntil = time.Time{}
+		return d.store.PutClient(ctx, &refused)
+	}
+	return nil
+}
+
+// keep stores the client of a document to which a person grants something, unless it is.
+func (d *documents) keep(ctx context.Context, c *storage.Client) error {
+	_, err := d.store.Client(ctx, c.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return d.store.PutClient(ctx, c)
+	}
+	return err
+}
+
+// fetch reads a document. An error that wraps fetch.ErrRefused says that it is nothing to use.
+func (d *documents) fetch(ctx context.Context, id string) (*storage.Client, error) {
+	answer, err := d.fetcher.Get(ctx, id, documentBody, "application/json")
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.parse(id, answer.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", fetch.ErrRefused, err)
+	}
+	c.FreshUntil = d.now().Add(documentFresh(answer.Header))
+	return c, nil
+}
+
+// parse makes a client of its document: the same metadata as at the registration endpoint, but
+// for secrets, of which there is no way to share one.
+func (d *documents) parse(id string, body []byte) (*storage.Client, error) {
+	members, err := form.Object(body)
+	if err != nil {
+		return nil, err
+	}
+	m := &clientMetadata{members: members}
+	var named string
+	m.decode("client_id", &named)
+	if named != id {
+		return nil, errors.New("provider: the document is that of another client")
+	}
+	if m.has("client_secret") || m.has("client_secret_expires_at") {
+		return nil, errors.New("provider: the document has a secret in it")
+	}
+	c, err := d.read(m, authNone, storage.AuthPrivateKeyJWT)
+	if err != nil {
+		return nil, err
+	}
+	if c.SectorIdentifierURI != "" {
+		return nil, errors.New("provider: the document names a sector elsewhere")
+	}
+	c.ID, c.Source = id, storage.ClientMetadata
+	return c, nil
+}
+
+// documentFresh is for how long a document may be taken as it was (RFC 9111 §5.2.2).
+func documentFresh(h http.Header) time.Duration {
+	fresh := freshUnsaid
+	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
+		name, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(directive)), "=")
+		switch name {
+		case "no-store", "no-cache":
+			return freshAtLeast
+		case "max-age":
+			seconds, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
+			if err != nil || seconds < 0 {
+				return freshAtLeast
+			}
+			fresh = time.Duration(min(seconds, int64(freshAtMost/time.Second))) * time.Second
+		}
+	}
+	return min(max(fresh, freshAtLeast), freshAtMost)
+}
+
+// alwaysAsked reports whether no earlier yes counts: whoever has the address of a document now
+// need not be who had it then.
+func alwaysAsked(req *authorizeRequest) bool { return req.client.Source == storage.ClientMetadata }
+
+// clientLabel is what people are told of who a client is: beside the name that it gave itself,
+// which anybody can choose, the host that its document was read from.
+func clientLabel(c *storage.Client) string {
+	name := c.Name
+	if name == "" {
+		name = c.ID
+	}
+	if c.Source != storage.ClientMetadata {
+		return name
+	}
+	u, err := url.Parse(c.ID)
+	switch {
+	case err != nil: // it was read from there
+		return c.ID
+	case c.Name == "":
+		return u.Host
+	}
+	return u.Host + " (" + name + ")"
+}
