@@ -22,6 +22,8 @@ func (p *Provider) qrConfig() qr.Config {
 		Authenticate:         p.authenticate,
 		Policy:               qrPolicy,
 		Client:               p.tokens.GetClient,
+		Proofs:               p.dpop,
+		Targets:              p.qrTargets,
 		Origins:              clientOrigins,
 		Introspect:           p.bearer,
 		Hint:                 p.hint,
@@ -50,13 +52,22 @@ func qrPolicy(_ context.Context, client fosite.Client) qr.Policy {
 	if !ok {
 		return qr.Policy{}
 	}
-	policy := qr.Policy{QRPolicy: c.QR, Name: clientLabel(c.Client)}
+	policy := qr.Policy{QRPolicy: c.QR, Name: clientLabel(c.Client), RequireDPoP: c.RequireDPoP}
 	if !c.Public() && c.Source == storage.ClientConfigured {
 		// It proved with its secret at the opening that the name is its own. A name that a client
 		// has registered for itself is nobody's word but its own.
 		policy.Verified = "attested"
 	}
 	return policy
+}
+
+// qrTargets is targets for package qr.
+func (p *Provider) qrTargets(client fosite.Client, scopes, resources []string) ([]string, error) {
+	c, ok := client.(fositestore.Client)
+	if !ok {
+		return nil, fmt.Errorf("provider: client of type %T", client)
+	}
+	return p.targets(c, scopes, resources)
 }
 
 // bearer is what package qr may know of a phone's access token.
@@ -81,6 +92,7 @@ func (p *Provider) bearer(ctx context.Context, token string) (*qr.Bearer, error)
 		AMR:             grant.Facts.AMR,
 		ACR:             grant.Facts.ACR,
 		JKT:             grant.Facts.JKT,
+		RequireDPoP:     client.RequireDPoP,
 	}, nil
 }
 

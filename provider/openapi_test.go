@@ -269,7 +269,7 @@ func TestOpenAPIDescribesEveryAnswer(t *testing.T) {
 	p := newPhone(t, s)
 	s.Get(t.Context(), s.Client(), "/.well-known/qr-configuration")
 	for _, step := range []func(*testing.T, *providertest.Server, *described, *phone){
-		describedSignIn, describedStreams, describedConflicts, describedEnds, describedRefusals, describedSessions, describedLimits,
+		describedSignIn, describedStreams, describedConflicts, describedEnds, describedRefusals, describedProofs, describedSessions, describedLimits,
 	} {
 		step(t, s, d, p)
 	}
@@ -471,9 +471,39 @@ func describedRefusals(t *testing.T, s *providertest.Server, _ *described, p *ph
 	}
 	p.scan("https://elsewhere.example/", "scanner") // not_found
 	p.post(t.Context(), "/qr/decision", map[string]string{"confirm_handle": "x", "decision": "deny"})
-	dpop := &phone{t: t, s: s, token: p.token, header: http.Header{"Dpop": {"x"}}}
-	dpop.send(http.MethodGet, "/sessions")
-	dpop.send(http.MethodDelete, "/sessions/x")
+}
+
+// describedProofs are the answers to proofs that are missing, malformed or without a nonce.
+func describedProofs(t *testing.T, s *providertest.Server, _ *described, _ *phone) {
+	t.Helper()
+	k := newQRKey(t, s)
+	token := k.phoneToken(t, "alice")
+	for _, nonce := range []string{"", "foreign"} {
+		for path, method := range map[string]string{
+			"/qr/scan": http.MethodPost, "/qr/decision": http.MethodPost, "/sessions/revoke-all": http.MethodPost,
+			"/sessions": http.MethodGet, "/sessions/x": http.MethodDelete,
+		} {
+			header := http.Header{"Authorization": {"DPoP " + token}}
+			if nonce != "" {
+				header.Set("DPoP", k.proof(t, method, path, nonce, token))
+			}
+			p := &phone{t: t, s: s, header: header}
+			if method == http.MethodPost {
+				p.post(t.Context(), path, map[string]string{})
+			} else {
+				p.send(method, path)
+			}
+		}
+	}
+	c := openQR(t, s, "cli", nil)
+	for _, path := range []string{"/device_authorization", "/token", "/qr/cancel", "/qr/events"} {
+		for _, proof := range []string{"x", k.proof(t, http.MethodPost, path, "foreign", "")} {
+			form := c.tokenForm()
+			form.Set("code_challenge", strings.Repeat("a", 43))
+			form.Set("code_challenge_method", "S256")
+			c.post(t.Context(), path, form, http.Header{"Dpop": {proof}})
+		}
+	}
 }
 
 // bornOfApproval is an access token that came of an approval.

@@ -79,5 +79,8 @@ func (s *session) SetRedemption(r qr.Redemption) {
 		AMR:        slices.Clone(r.AMR),
 		ACR:        r.ACR,
 		Nonce:      r.Nonce,
+		JKT:        r.JKT,
+		// The refresh token beside it keeps the whole audience.
+		AccessAudience: slices.Clone(r.AccessAudience),
 	}
 }

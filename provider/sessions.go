@@ -68,7 +68,7 @@ type sessionApproval struct {
 // sessions is GET /sessions: every sign-in that the person approved and that lasts, with the
 // phone's own.
 func (p *Provider) sessions(w http.ResponseWriter, r *http.Request) {
-	a, err := p.qr.Approver(r)
+	a, err := p.qr.Approver(w, r)
 	if err != nil {
 		p.qr.RefusePhone(r.Context(), w, err)
 		return
@@ -156,7 +156,7 @@ func (p *Provider) clientNames() clientNamer {
 // revokeSession is DELETE /sessions/{sid}. Ending what has ended is no error; what is unknown,
 // another person's or not on the phone's list is one and the same answer.
 func (p *Provider) revokeSession(w http.ResponseWriter, r *http.Request) {
-	a, err := p.qr.Approver(r)
+	a, err := p.qr.Approver(w, r)
 	if err != nil {
 		p.qr.RefusePhone(r.Context(), w, err)
 		return
@@ -177,7 +177,7 @@ func (p *Provider) revokeSession(w http.ResponseWriter, r *http.Request) {
 // revokeAll is POST /sessions/revoke-all: the phone is lost, and with its sign-in ends whatever
 // it approved.
 func (p *Provider) revokeAll(w http.ResponseWriter, r *http.Request) {
-	a, err := p.qr.Approver(r)
+	a, err := p.qr.Approver(w, r)
 	if err != nil {
 		p.qr.RefusePhone(r.Context(), w, err)
 		return

@@ -240,7 +240,6 @@ func TestSessionsAreForAnApproverOnly(t *testing.T) {
 		"without the scope":                {unscoped.AccessToken, nil, 403, "insufficient_scope"},
 		"born of a QR approval":            {qrBorn.AccessToken, nil, 403, "approver_not_allowed"},
 		"a client that approves no longer": {former.AccessToken, nil, 403, "approver_not_allowed"},
-		"a DPoP proof":                     {good.token, http.Header{"Dpop": {"x"}}, 400, "invalid_request"},
 	} {
 		p := &phone{t: t, s: s, token: c.token, header: c.header}
 		for call, ask := range sessionCalls(p, sid) {

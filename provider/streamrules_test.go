@@ -43,7 +43,7 @@ func TestEventsRefusals(t *testing.T) {
 		{"a redeemed session", redeemed.streamForm(), nil, 400, "invalid_grant"},
 		{"a client of the device grant", tv.streamForm(), nil, 400, "unauthorized_client"},
 		{"a parameter twice", url.Values{"client_id": {"cli", "cli"}, "device_code": {c.deviceCode()}}, nil, 400, "invalid_request"},
-		{"DPoP", c.streamForm(), http.Header{"Dpop": {"x"}}, 400, "invalid_request"},
+		{"DPoP", c.streamForm(), http.Header{"Dpop": {"x"}}, 400, "invalid_dpop_proof"},
 		{"a resource", url.Values{"client_id": {"cli"}, "device_code": {c.deviceCode()}, "resource": {"https://a.example"}}, nil, 400, "invalid_target"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

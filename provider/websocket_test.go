@@ -78,7 +78,7 @@ func TestFirstFrame(t *testing.T) {
 		{"a redeemed session", websocket.MessageText, object(t, redeemed.streamForm()), nil, 4400, "invalid_grant"},
 		{"a client of the device grant", websocket.MessageText, object(t, tv.streamForm()), nil, 4400, "unauthorized_client"},
 		{"a resource", websocket.MessageText, `{"resource":"https://a.example",` + good[1:], nil, 4400, "invalid_target"},
-		{"DPoP", websocket.MessageText, good, http.Header{"Dpop": {"x"}}, 4400, "invalid_request"},
+		{"DPoP", websocket.MessageText, good, http.Header{"Dpop": {"x"}}, 4400, "invalid_dpop_proof"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			ws := dialSocket(t.Context(), t, s, s.Client(), row.header)

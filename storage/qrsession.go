@@ -218,6 +218,9 @@ type QRSession struct {
 	DecidedAt time.Time `cbor:"36,keyasint,omitzero"`
 	// ExpiryLogged is set once Sweep has written the qr.expired row.
 	ExpiryLogged bool `cbor:"37,keyasint,omitempty"`
+	// Audience is what the tokens are to be for, of the resources that the opening asked for
+	// (RFC 8707); empty for none. It is set by CreateQRSession's caller.
+	Audience []string `cbor:"38,keyasint,omitempty"`
 
 	events []AuditEvent
 }
@@ -394,7 +397,7 @@ func (s *QRSession) TakeEvents() []AuditEvent {
 func (s *QRSession) Clone() *QRSession {
 	c := *s
 	c.UserCodeSealed = slices.Clone(s.UserCodeSealed)
-	c.Scopes = slices.Clone(s.Scopes)
+	c.Scopes, c.Audience = slices.Clone(s.Scopes), slices.Clone(s.Audience)
 	c.ACRValues = slices.Clone(s.ACRValues)
 	c.events = slices.Clone(s.events)
 	if s.MaxAge != nil {

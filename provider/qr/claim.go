@@ -173,7 +173,7 @@ func (s *Server) scanRefused(ctx context.Context, a Approver, q *storage.QRSessi
 	case storage.QRScanStepUp:
 		s.record(ctx, storage.EventQRStepUp, q, a, "")
 		p := problem(http.StatusUnauthorized, "insufficient_user_authentication", "Sign in again on this phone, then scan again.")
-		p.MaxAge, p.ACRValues = q.MaxAge, q.ACRValues
+		p.MaxAge, p.ACRValues, p.bound = q.MaxAge, q.ACRValues, a.JKT != ""
 		return p
 	case storage.QRScanGone, storage.QRScanClaimed, storage.QRScanRepeated:
 	}

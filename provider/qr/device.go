@@ -15,6 +15,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
@@ -62,6 +63,9 @@ func (s *Server) Cancel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q, fault := s.sessionOf(r.Context(), client, values.Get("device_code"))
+	if fault == nil {
+		fault = s.holdsKey(r, q, values, r.Header.Values(dpop.Header))
+	}
 	if fault != nil {
 		s.refuse(r.Context(), w, fault)
 		return
@@ -94,27 +98,15 @@ func (s *Server) formRequest(w http.ResponseWriter, r *http.Request) (url.Values
 	if err != nil {
 		return nil, nil, asTokenError(err)
 	}
-	if fault := unbuilt(r, values); fault != nil {
+	if fault := s.unsupported(r, values); fault != nil {
 		return nil, nil, fault
 	}
+	s.offerNonce(w, r)
 	client, err := s.config.Authenticate(r.Context(), r, values)
 	if err != nil {
 		return nil, nil, asTokenError(err)
 	}
 	return values, client, nil
-}
-
-// unbuilt refuses what this server would otherwise ignore: a client that asks for a bound
-// token or another audience must not get less than that without noticing.
-func unbuilt(r *http.Request, values url.Values) *TokenError {
-	switch {
-	case len(r.Header.Values("DPoP")) > 0 || values.Get("dpop_jkt") != "":
-		return invalidRequest("DPoP is not supported by this server.")
-	case values.Has("resource"):
-		// Has, because the one parameter that may be repeated may begin with an empty value.
-		return tokenError(http.StatusBadRequest, "invalid_target", "Resource indicators are not supported by this server.")
-	}
-	return nil
 }
 
 // refuse logs a fault of ours and answers.
@@ -155,12 +147,18 @@ func (s *Server) openSession(r *http.Request, client fosite.Client, values url.V
 	if fault != nil {
 		return nil, "", secret{}, fault
 	}
+	if fault := s.bindAudience(client, values, q); fault != nil {
+		return nil, "", secret{}, fault
+	}
 	if hint, idToken := values.Get("login_hint"), values.Get("id_token_hint"); hint != "" || idToken != "" {
 		subject, err := s.config.Hint(ctx, hint, idToken)
 		if err != nil {
 			return nil, "", secret{}, serverError(err)
 		}
 		q.Hinted, q.HintSubject = true, subject
+	}
+	if fault := s.bindKey(r, values, policy, q); fault != nil {
+		return nil, "", secret{}, fault
 	}
 	address := s.config.ClientAddress(r)
 	q.Device = describeUserAgent(r.UserAgent())

@@ -16,6 +16,7 @@
 //	poll.go     POST /token while waiting: one read, no write; held with Prefer: wait=N
 //	stream.go   what waits in a stream instead, or beside: events.go over POST /qr/events,
 //	            websocket.go over GET /qr/ws
+//	prove.go    the keys that both devices may bind themselves to
 //	phone.go    POST /qr/scan (claim.go) and POST /qr/decision (decision.go)
 //	context.go  what the person sees, and the digest that ties the approval to it
 //	poll.go     the held poll wakes up, approved
@@ -64,9 +65,15 @@
 // The end of a phone's sign-in finds what it has claimed in a map in memory (signins.go), which is
 // quick where this process saw the claim; the check at the redemption is the one that counts.
 //
-// Not built yet, and refused rather than ignored: DPoP (dpop_jkt, a DPoP header) and resource
-// indicators. Distance, city and known device read "unknown".
+// A key (DPoP) binds both sides (prove.go): the session and its tokens to that of the consumption
+// device, where the opening names one, and the claim to that of the phone, where its token is
+// bound. A proof counts once, so each request is checked in one place; ProofKey tells the rest.
+// Without Config.Proofs a key is refused rather than ignored, and so is a resource indicator
+// without Config.Targets.
+//
+// Distance, city and known device read "unknown".
 //
 // Specifications: RFC 8628 (device grant), RFC 10027 (cross-device flows), RFC 7636 (PKCE),
-// RFC 6749 §5, RFC 6750, RFC 7240 (Prefer: wait), RFC 9470 (step-up, max_age).
+// RFC 6749 §5, RFC 6750, RFC 7240 (Prefer: wait), RFC 8707 (resource), RFC 9449 (DPoP), RFC 9470
+// (step-up, max_age).
 package qr

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 )
@@ -30,6 +31,9 @@ type Problem struct {
 	ACRValues []string
 	// bare asks for a challenge without an error, as a request without a token gets.
 	bare bool
+	// bound is for a token under the scheme DPoP, or one that should be; offered adds a challenge
+	// of that scheme beside the one of Bearer.
+	bound, offered bool
 	// cause is for the log only.
 	cause error
 }
@@ -90,29 +94,37 @@ func (p *Problem) write(w http.ResponseWriter) {
 		body["acr_values"] = strings.Join(p.ACRValues, " ")
 	}
 	reply.SetRetryAfter(w, p.RetryAfter)
-	if challenge := p.challenge(); challenge != "" {
-		w.Header().Set("WWW-Authenticate", challenge)
+	for _, challenge := range p.challenges() {
+		w.Header().Add("WWW-Authenticate", challenge)
 	}
 	reply.JSON(w, p.Status, reply.MediaProblem, body)
 }
 
-func (p *Problem) challenge() string {
+// challenges asks for what the request lacks. A fault of a bound token names its scheme and no
+// other: clients look for their nonce in an answer with one challenge.
+func (p *Problem) challenges() []string {
+	said := make([]string, 0, 8)
 	switch {
 	case p.bare:
-		return "Bearer"
 	case p.Status == http.StatusUnauthorized:
-		challenge := `Bearer error="` + p.Code + `"`
-		if len(p.ACRValues) > 0 {
-			challenge += `, acr_values="` + strings.Join(p.ACRValues, " ") + `"`
-		}
+		said = append(said, "error", p.Code, "acr_values", strings.Join(p.ACRValues, " "))
 		if p.MaxAge != nil {
-			challenge += `, max_age="` + strconv.FormatInt(*p.MaxAge, 10) + `"`
+			said = append(said, "max_age", strconv.FormatInt(*p.MaxAge, 10))
 		}
-		return challenge
 	case p.Code == "insufficient_scope":
-		return `Bearer error="insufficient_scope", scope="` + ApproveScope + `"`
+		said = append(said, "error", p.Code, "scope", ApproveScope)
+	default:
+		return nil
 	}
-	return ""
+	algorithms := strings.Join(dpop.Algorithms(), " ")
+	if p.bound {
+		return []string{reply.Challenge(dpop.Scheme, append(said, "algs", algorithms)...)}
+	}
+	challenges := []string{reply.Challenge("Bearer", said...)}
+	if p.offered {
+		challenges = append(challenges, reply.Challenge(dpop.Scheme, "algs", algorithms))
+	}
+	return challenges
 }
 
 // TokenError is an error of the form endpoints (RFC 6749 §5.2), with the extra members that a

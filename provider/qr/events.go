@@ -11,6 +11,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -18,7 +19,8 @@ import (
 // to be read with fetch, because the device_code must not stand in a URL. It checks what
 // the token endpoint checks, in the same order, but for the verifier, which only a redemption
 // needs. Rotating frames belong to the QR grant: a client of the device grant is refused with
-// unauthorized_client, and polls.
+// unauthorized_client, and polls. A session that is bound to a key needs a proof of it, which is
+// checked here and once: it says who opens the stream, and nothing of how long that lasts.
 //
 // A stream and polls do not disturb each other: a PC with a stream redeems at the token
 // endpoint, and may hold a long poll beside it. A second stream of the session replaces the first.
@@ -38,22 +40,25 @@ func (s *Server) askedStream(w http.ResponseWriter, r *http.Request) (*storage.Q
 	if fault != nil {
 		return nil, fault
 	}
-	return s.streamOf(r.Context(), client, values)
+	return s.streamOf(r, client, values, r.Header.Values(dpop.Header))
 }
 
-// streamOf finds the session that an authenticated client may stream.
-func (s *Server) streamOf(ctx context.Context, client fosite.Client, values url.Values) (*storage.QRSession, *TokenError) {
+// streamOf finds the session that an authenticated client may stream, with a proof of its key.
+func (s *Server) streamOf(r *http.Request, client fosite.Client, values url.Values, proofs []string) (*storage.QRSession, *TokenError) {
 	if grant, ok := grantOf(client); !ok || grant != storage.QRGrantCode {
 		return nil, tokenError(http.StatusBadRequest, "unauthorized_client", "The client may not use this grant.")
 	}
 	if values.Get("device_code") == "" {
 		return nil, invalidRequest("The device_code is missing.")
 	}
-	q, fault := s.sessionOf(ctx, client, values.Get("device_code"))
-	if fault == nil && q.Grant != storage.QRGrantCode {
-		fault = invalidGrant()
+	q, fault := s.sessionOf(r.Context(), client, values.Get("device_code"))
+	switch {
+	case fault != nil:
+		return nil, fault
+	case q.Grant != storage.QRGrantCode:
+		return nil, invalidGrant()
 	}
-	return q, fault
+	return q, s.holdsKey(r, q, values, proofs)
 }
 
 // HostedEvents is Events for the browser of a flow (protocol §5). name gives the name that

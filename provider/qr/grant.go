@@ -15,6 +15,7 @@ import (
 	"github.com/ory/fosite/handler/oauth2"
 	"github.com/ory/fosite/handler/openid"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -97,8 +98,8 @@ func (g *grant) HandleTokenEndpointRequest(ctx context.Context, r fosite.AccessR
 
 // approved returns the approved session of the request.
 func (g *grant) approved(ctx context.Context, r fosite.AccessRequester) (*storage.QRSession, error) {
-	if id, polled := ctx.Value(approvedKey{}).(storage.QRID); polled {
-		q, err := g.server.config.Store.QRSession(ctx, id)
+	if poll, ready := ctx.Value(approvedKey{}).(approvedPoll); ready {
+		q, err := g.server.config.Store.QRSession(ctx, poll.id)
 		switch {
 		case err != nil:
 			return nil, serverError(err)
@@ -112,7 +113,7 @@ func (g *grant) approved(ctx context.Context, r fosite.AccessRequester) (*storag
 	if !ok {
 		request = (&http.Request{Header: http.Header{}}).WithContext(ctx)
 	}
-	q, fault := g.server.poll(ctx, request, r.GetClient(), r.GetRequestForm())
+	q, _, fault := g.server.poll(ctx, request, r.GetClient(), r.GetRequestForm())
 	if fault != nil {
 		return nil, fault
 	}
@@ -129,7 +130,7 @@ func redemption(q *storage.QRSession, requestID string, now time.Time) Redemptio
 		Subject: q.Claim.Subject, ClientID: q.ClientID, RequestID: requestID,
 		SessionID: q.Approval.ResultSID, ParentID: q.Claim.SessionID, ApproverID: q.Claim.ClientID,
 		AuthTime: q.Approval.AuthTime, AMR: amr, ACR: q.Approval.ACR, Nonce: q.Nonce,
-		Scopes: q.Approval.Scopes, Device: q.Device, Address: q.Address, At: now,
+		Scopes: q.Approval.Scopes, Audience: q.Audience, JKT: q.JKT, Device: q.Device, Address: q.Address, At: now,
 	}
 }
 
@@ -137,8 +138,24 @@ func redemption(q *storage.QRSession, requestID string, now time.Time) Redemptio
 func (g *grant) hydrate(r fosite.AccessRequester, q *storage.QRSession) error {
 	now := g.server.config.Now()
 	result := redemption(q, r.GetID(), now)
-	if own, ok := r.GetSession().(redeemer); ok {
+	access, fault := narrowed(q, r.GetRequestForm())
+	if fault != nil {
+		return fault
+	}
+	own, marks := r.GetSession().(redeemer)
+	switch {
+	case marks:
+		if len(access) < len(q.Audience) {
+			result.AccessAudience = access
+		}
 		own.SetRedemption(result)
+		access = q.Audience
+	case result.JKT != "":
+		// Nothing would say that the token is bound.
+		return serverError(fmt.Errorf("qr: session %T has no SetRedemption, which Config.Proofs needs", r.GetSession()))
+	}
+	for _, resource := range access {
+		r.GrantAudience(resource)
 	}
 	session, ok := r.GetSession().(openid.Session)
 	if !ok {
@@ -191,7 +208,7 @@ func (g *grant) PopulateTokenEndpointResponse(ctx context.Context, r fosite.Acce
 	}
 	g.server.freed(q)
 	response.SetAccessToken(tokens.access)
-	response.SetTokenType("bearer")
+	response.SetTokenType(tokenType(q))
 	response.SetExpiresIn(g.server.config.AccessTokenLifetime)
 	response.SetScopes(r.GetGrantedScopes())
 	if tokens.refresh != "" {
@@ -203,10 +220,22 @@ func (g *grant) PopulateTokenEndpointResponse(ctx context.Context, r fosite.Acce
 	return nil
 }
 
+// tokenType is how the access token is to be sent (RFC 6750, RFC 9449 §5).
+func tokenType(q *storage.QRSession) string {
+	if q.JKT != "" {
+		return dpop.Scheme
+	}
+	return "bearer"
+}
+
 // redeem takes the approval and stores the tokens in one unit of work.
 func (g *grant) redeem(ctx context.Context, r fosite.AccessRequester, q *storage.QRSession, tokens minted) error {
 	result := redemption(q, r.GetID(), g.server.config.Now())
-	proof := storage.QRProof{Verifier: r.GetRequestForm().Get("code_verifier")}
+	// This very request has proved the key when it was handled, and its proof is used up.
+	proof := storage.QRProof{Verifier: r.GetRequestForm().Get("code_verifier"), JKT: q.JKT}
+	if poll, ready := ctx.Value(approvedKey{}).(approvedPoll); ready {
+		proof.JKT = poll.jkt
+	}
 	stored := r.Sanitize(nil)
 	stored.SetID(r.GetID())
 	err := g.server.inUnit(ctx, func(ctx context.Context) error {

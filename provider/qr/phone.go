@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
@@ -121,7 +122,7 @@ func (s *Server) phoneRequest(w http.ResponseWriter, r *http.Request, members ..
 		w.Header().Set("Allow", http.MethodPost)
 		return Approver{}, nil, problem(http.StatusMethodNotAllowed, "invalid_request", "This endpoint answers POST only.")
 	}
-	a, err := s.Approver(r)
+	a, err := s.Approver(w, r)
 	if err != nil {
 		return Approver{}, nil, err
 	}
@@ -133,29 +134,31 @@ func (s *Server) phoneRequest(w http.ResponseWriter, r *http.Request, members ..
 	return a, object, nil
 }
 
-// Approver authenticates the phone by its bearer token (protocol §6): the header only, and
-// identity only from the token. A server calls it for endpoints of its own that only a phone
-// may use, and hands its error to RefusePhone.
-func (s *Server) Approver(r *http.Request) (Approver, error) {
-	if len(r.Header.Values("DPoP")) > 0 {
+// Approver authenticates the phone by its access token (protocol §6): the header only, and
+// identity only from the token. The token is a bearer token, or one that is bound to a DPoP key and
+// comes with a proof of that. A server calls it for endpoints of its own that only a phone may use,
+// once and before it answers w, and hands its error to RefusePhone.
+func (s *Server) Approver(w http.ResponseWriter, r *http.Request) (Approver, error) {
+	if s.config.Proofs == nil && len(r.Header.Values(dpop.Header)) > 0 {
 		return Approver{}, problemInvalid("DPoP is not supported by this server.")
 	}
-	noToken := problem(http.StatusUnauthorized, "invalid_token", "An access token is required.")
-	noToken.bare = true
-	headers := r.Header.Values("Authorization")
-	if len(headers) != 1 {
+	s.offerNonce(w, r)
+	sent, ok := s.sentToken(r)
+	if !ok {
+		noToken := problem(http.StatusUnauthorized, "invalid_token", "An access token is required.")
+		noToken.bare, noToken.offered = true, s.config.Proofs != nil
 		return Approver{}, noToken
 	}
-	scheme, token, _ := strings.Cut(headers[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return Approver{}, noToken
-	}
-	b, err := s.config.Introspect(r.Context(), token)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+	b, err := s.config.Introspect(r.Context(), sent.value)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return Approver{}, s.invalidToken(sent)
+	case err != nil:
 		return Approver{}, problemServer(err)
 	}
-	if err != nil || b.JKT != "" {
-		return Approver{}, problem(http.StatusUnauthorized, "invalid_token", "The access token is not valid here.")
+	// Only now: who has no token makes us remember no proofs.
+	if fault := s.proveToken(r, sent, b); fault != nil {
+		return Approver{}, fault
 	}
 	if fault := s.mayApprove(b); fault != nil {
 		return Approver{}, fault
@@ -166,18 +169,31 @@ func (s *Server) Approver(r *http.Request) (Approver, error) {
 	}, nil
 }
 
+// sentToken reads the one access token of a request.
+func (s *Server) sentToken(r *http.Request) (sentToken, bool) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) != 1 {
+		return sentToken{}, false
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	bound := s.config.Proofs != nil && strings.EqualFold(scheme, dpop.Scheme)
+	return sentToken{value: token, dpop: bound}, token != "" && (bound || strings.EqualFold(scheme, "Bearer"))
+}
+
 // mayApprove checks what an active access token needs: no QR approval among its ancestors,
 // the scope, this issuer as its only audience, a person and an approver client. The mark comes
 // first: an app that was told of a missing scope would ask for it, which cannot help.
-func (s *Server) mayApprove(b *Bearer) error {
+func (s *Server) mayApprove(b *Bearer) *Problem {
 	notAllowed := problem(http.StatusForbidden, "approver_not_allowed", "This app or sign-in may not approve sign-ins.")
 	switch {
 	case b.QRBorn:
 		return notAllowed
 	case !slices.Contains(b.Scopes, ApproveScope):
-		return problem(http.StatusForbidden, "insufficient_scope", "The access token may not approve sign-ins.")
+		p := problem(http.StatusForbidden, "insufficient_scope", "The access token may not approve sign-ins.")
+		p.bound = b.JKT != ""
+		return p
 	case !slices.Contains(b.Audience, s.config.Issuer) || s.foreignAudience(b):
-		return problem(http.StatusUnauthorized, "invalid_token", "The access token is not valid here.")
+		return s.invalidToken(sentToken{dpop: b.JKT != ""})
 	case b.Subject == "" || !b.Approver:
 		return notAllowed
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -23,12 +24,28 @@ const (
 // approvedKey marks a context whose poll Poll has found approved.
 type approvedKey struct{}
 
+// approvedPoll is what Poll has found.
+type approvedPoll struct {
+	id storage.QRID
+	// jkt is the key that the poll has proved; its proof is used up.
+	jkt string
+}
+
+// ProofKey returns the thumbprint of the DPoP key that the request of a context returned by Poll
+// has proved; empty for none. Poll has used the proof up: who verified it again would find it
+// replayed.
+func ProofKey(ctx context.Context) string {
+	poll, _ := ctx.Value(approvedKey{}).(approvedPoll)
+	return poll.jkt
+}
+
 // Poll answers a poll at the token endpoint without fosite: it costs one read. The client has
 // been authenticated and form holds the request. When ready is false the answer is written.
 // When it is true the session is approved and the caller goes on with fosite's access request
 // under the returned context, where the grant handler redeems.
 func (s *Server) Poll(w http.ResponseWriter, r *http.Request, client fosite.Client, form url.Values) (ctx context.Context, ready bool) {
-	q, fault := s.poll(r.Context(), r, client, form)
+	s.offerNonce(w, r)
+	q, jkt, fault := s.poll(r.Context(), r, client, form)
 	switch {
 	case r.Context().Err() != nil:
 		// Tokens would be lost on a connection that is gone. If it is not, and somebody else
@@ -39,7 +56,7 @@ func (s *Server) Poll(w http.ResponseWriter, r *http.Request, client fosite.Clie
 		s.refuse(r.Context(), w, fault)
 		return r.Context(), false
 	}
-	return context.WithValue(r.Context(), approvedKey{}, q.ID), true
+	return context.WithValue(r.Context(), approvedKey{}, approvedPoll{q.ID, jkt}), true
 }
 
 // WriteTokenError writes an error of the token endpoint for one of the two grants.
@@ -47,30 +64,47 @@ func (s *Server) WriteTokenError(w http.ResponseWriter, r *http.Request, err err
 	s.refuse(r.Context(), w, asTokenError(err))
 }
 
-// poll returns the approved session, or the error to answer with.
-func (s *Server) poll(ctx context.Context, r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, *TokenError) {
+// poll returns the approved session and the key that the request has proved, or the error to
+// answer with.
+func (s *Server) poll(ctx context.Context, r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, string, *TokenError) {
+	q, fault := s.polled(ctx, r, client, form)
+	if fault != nil {
+		return nil, "", fault
+	}
+	// Once: a poll that is held has proved its key when it came.
+	jkt, fault := s.prove(r, r.Header.Values(dpop.Header))
+	if fault != nil {
+		return nil, "", fault
+	}
+	proof := storage.QRProof{Verifier: form.Get("code_verifier"), JKT: jkt}
+	outcome, fault := s.outcome(ctx, q, proof)
+	if fault == nil && (outcome == storage.QRPollReady || outcome == storage.QRPollPending) {
+		_, fault = narrowed(q, form)
+	}
+	if fault != nil || outcome != storage.QRPollPending {
+		q, fault = s.settle(ctx, q, outcome, fault)
+	} else {
+		q, fault = s.wait(ctx, r, q, proof, form)
+	}
+	return q, jkt, fault
+}
+
+// polled finds the session that an authenticated client polls.
+func (s *Server) polled(ctx context.Context, r *http.Request, client fosite.Client, form url.Values) (*storage.QRSession, *TokenError) {
 	if _, ok := grantOf(client); !ok {
 		return nil, tokenError(http.StatusBadRequest, "unauthorized_client", "The client may not use this grant.")
 	}
-	if fault := unbuilt(r, form); fault != nil {
+	if fault := s.unsupported(r, form); fault != nil {
 		return nil, fault
 	}
 	if form.Get("device_code") == "" {
 		return nil, invalidRequest("The device_code is missing.")
 	}
 	q, fault := s.sessionOf(ctx, client, form.Get("device_code"))
-	if fault != nil {
-		return nil, fault
+	if fault == nil && grantTypeOf(q.Grant) != form.Get("grant_type") {
+		fault = invalidGrant()
 	}
-	if grantTypeOf(q.Grant) != form.Get("grant_type") {
-		return nil, invalidGrant()
-	}
-	proof := storage.QRProof{Verifier: form.Get("code_verifier")}
-	outcome, fault := s.outcome(ctx, q, proof)
-	if fault != nil || outcome != storage.QRPollPending {
-		return s.settle(ctx, q, outcome, fault)
-	}
-	return s.wait(ctx, r, q, proof, form)
+	return q, fault
 }
 
 // outcome evaluates the poll but for its timing. It writes only when the poll changed the

@@ -65,6 +65,9 @@ type Policy struct {
 	// MinParameterEntropy where fosite's own ID token strategy is used, which would refuse
 	// it only after the person has approved. Zero accepts any.
 	MinNonce int
+	// RequireDPoP refuses an opening without a DPoP key, by a proof or by dpop_jkt; it needs
+	// Config.Proofs.
+	RequireDPoP bool
 }
 
 // Bearer is what the provider knows of an access token sent to the phone endpoints. The
@@ -74,7 +77,10 @@ type Bearer struct {
 	ClientID  string
 	SessionID string
 	// JKT is the key the token is bound to; such a token is refused as Bearer.
-	JKT      string
+	JKT string
+	// RequireDPoP refuses the token when it is bound to no key.
+	RequireDPoP bool
+
 	Scopes   []string
 	Audience []string
 	// SharedAudiences are those the approver client may carry beside the issuer.
@@ -105,6 +111,13 @@ type Redemption struct {
 	ACR        string
 	Nonce      string
 	Scopes     []string
+	// JKT is the DPoP key that the tokens are to be bound to, as cnf.jkt (RFC 9449 §6); empty for
+	// none. A server with Config.Proofs needs a session that takes it.
+	JKT string
+	// Audience is that of the sign-in and already granted to the fosite request. AccessAudience,
+	// when not nil, is what of it this one access token is for (RFC 8707 §2.2).
+	Audience       []string
+	AccessAudience []string
 	// Device is the asker's user agent in words, Address its network address.
 	Device  string
 	Address string
@@ -136,6 +149,14 @@ type Config struct {
 	Policy func(ctx context.Context, client fosite.Client) Policy
 	// Client returns a client by id, for the context a phone is shown. Its errors end the call.
 	Client func(ctx context.Context, id string) (fosite.Client, error)
+	// Proofs checks DPoP proofs (RFC 9449), which are for the origin of Issuer with the path of the
+	// request. Nil refuses whatever names a DPoP key. With it the token endpoint calls Poll, whose
+	// answers carry the nonce for the next proof, and the session has SetRedemption.
+	Proofs Proofs
+	// Targets returns the audience of what a client gets that asks for these scopes and resources
+	// (RFC 8707); it may be empty. An error refuses the opening with invalid_target. Nil refuses
+	// every resource.
+	Targets func(client fosite.Client, scopes, resources []string) ([]string, error)
 	// Origins returns the web origins whose script may open a WebSocket for the client. Nil
 	// takes those of its redirect URIs.
 	Origins func(client fosite.Client) []string

@@ -3,8 +3,10 @@ package qr
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
@@ -16,6 +18,8 @@ import (
 // memory are counters, polling clocks, and polls and streams that wait.
 type Server struct {
 	config Config
+	// origin is that of the issuer.
+	origin string
 	keys   keySet
 
 	paces   *paces
@@ -45,9 +49,14 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	c.defaults()
+	issuer, err := url.Parse(c.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("qr: Config.Issuer: %w", err)
+	}
 	held := newPlaces(c.Limits)
 	s := &Server{
 		config:       c,
+		origin:       issuer.Scheme + "://" + issuer.Host,
 		keys:         keySet{source: c.KeySource, derived: make(map[string]*serverKey)},
 		paces:        newPaces(held),
 		streams:      newStreams(held),

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 )
 
@@ -39,7 +40,14 @@ const (
 // client sends the members of the form of POST /qr/events as one JSON object in its first
 // frame: text, within 5 s, 4 KiB at most, every member a string and none twice. A client with
 // a secret may send it in an Authorization header of the handshake instead. A browser's Origin must be
-// one of the client's. After the first frame the client sends nothing more. Only HTTP/1.1 is
+// one of the client's.
+//
+// A session that is bound to a DPoP key needs a proof of it, in the member dpop of the first frame
+// or, where a client can set one, in the header DPoP of the handshake: htm is GET, and htu this
+// endpoint with the scheme wss or https (ws or http without TLS). The nonce is that of any
+// answer of this server; the answer to the handshake has it too.
+//
+// After the first frame the client sends nothing more. Only HTTP/1.1 is
 // served: the handshake of HTTP/2 (RFC 8441) is not.
 //
 // The close codes:
@@ -68,6 +76,10 @@ func (s *Server) WebSocket(w http.ResponseWriter, r *http.Request) {
 		e.RetryAfter = s.comeBack()
 		e.write(w)
 		return
+	}
+	if s.config.Proofs != nil {
+		// Whether the session is bound is known when it is too late for a header.
+		w.Header().Set(dpop.HeaderNonce, s.config.Proofs.Nonce())
 	}
 	conn, err := acceptSocket(w, r)
 	if err != nil {
@@ -170,7 +182,7 @@ func (s *Server) firstFrame(ctx context.Context, conn *socket) (url.Values, webs
 // askedSocket makes the checks of POST /qr/events in their order, and the Origin's once it is
 // known whose it should be: status 403 is that of a foreign one.
 func (s *Server) askedSocket(r *http.Request, values url.Values) (*stream, *TokenError) {
-	if fault := unbuilt(r, values); fault != nil {
+	if fault := s.unsupported(r, values); fault != nil {
 		return nil, fault
 	}
 	client, err := s.config.Authenticate(r.Context(), r, values)
@@ -180,7 +192,11 @@ func (s *Server) askedSocket(r *http.Request, values url.Values) (*stream, *Toke
 	if origin := r.Header.Values("Origin"); len(origin) > 1 || len(origin) == 1 && !slices.Contains(s.config.Origins(client), origin[0]) {
 		return nil, tokenError(http.StatusForbidden, "invalid_request", "The origin is none of the client's.")
 	}
-	q, fault := s.streamOf(r.Context(), client, values)
+	proofs := slices.Clone(r.Header.Values(dpop.Header))
+	if member := values.Get("dpop"); member != "" {
+		proofs = append(proofs, member)
+	}
+	q, fault := s.streamOf(r, client, values, proofs)
 	if fault != nil {
 		return nil, fault
 	}
