@@ -235,3 +235,28 @@ func TestDPoPBoundTokenDoesNotApproveAsBearer(t *testing.T) {
 	wantError(t, stolen.scan(payload(c.opened), "scanner"), http.StatusUnauthorized, "invalid_token")
 	wantError(t, s.Bearer(t.Context(), "/sessions", tokens.AccessToken), http.StatusUnauthorized, "invalid_token")
 }
+
+// Script reads why its proof was refused, and the nonce for the next: at the token endpoint and at
+// userinfo, for its own client's token only.
+func TestDPoPAnswersAreReadableForScript(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	p := newProver(t, s)
+	tokens := tokensOf(t, p.token("web", codeForm(t, s, "web", "openid", nil)))
+	for name, reply := range map[string]*providertest.Reply{
+		"token": fromOrigin(t, s, http.MethodPost, "/token", webOrigin, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}}, map[string]string{
+			"Authorization": basic("web", providertest.ClientSecret), "DPoP": "x",
+		}),
+		"userinfo": fromOrigin(t, s, http.MethodGet, "/userinfo", webOrigin, nil, map[string]string{"Authorization": "DPoP " + tokens.AccessToken, "DPoP": "x"}),
+	} {
+		exposed := reply.Header.Get("Access-Control-Expose-Headers")
+		if reply.Header.Get("Access-Control-Allow-Origin") != webOrigin || !strings.Contains(exposed, "DPoP-Nonce") || !strings.Contains(exposed, "WWW-Authenticate") ||
+			reply.Header.Get("DPoP-Nonce") == "" || reply.Text("error") != "invalid_dpop_proof" {
+			t.Errorf("%s: %d %v %s", name, reply.Status, reply.Header, reply.Body)
+		}
+	}
+	alien := fromOrigin(t, s, http.MethodGet, "/userinfo", otherOrigin, nil, map[string]string{"Authorization": "DPoP " + tokens.AccessToken, "DPoP": "x"})
+	if got := alien.Header.Get("Access-Control-Allow-Origin"); got != "" {
+		t.Errorf("another origin: %q", got)
+	}
+}
