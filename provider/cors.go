@@ -46,7 +46,7 @@ type cors struct {
 // corsRoutes are the endpoints that script may call, metadata and keys aside: those are public.
 func corsRoutes() []string {
 	return []string{
-		routeToken, routeUserinfo, routeIntrospect, routeRevoke,
+		routeToken, routePAR, routeUserinfo, routeIntrospect, routeRevoke,
 		routeDeviceStart, routeCancel, routeEvents, routeScan, routeDecision,
 		routeSessions, routeRevokeAll,
 	}

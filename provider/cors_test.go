@@ -49,7 +49,7 @@ func TestCORSPreflight(t *testing.T) {
 	s := corsServer(t)
 	ask := map[string]string{"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,dpop,prefer,content-type"}
 	for path, methods := range map[string]string{
-		"/token": "POST", "/userinfo": "GET, POST", "/introspect": "POST", "/revoke": "POST",
+		"/token": "POST", "/par": "POST", "/userinfo": "GET, POST", "/introspect": "POST", "/revoke": "POST",
 		"/device_authorization": "POST", "/qr/scan": "POST", "/qr/decision": "POST", "/qr/cancel": "POST", "/qr/events": "POST",
 	} {
 		for _, origin := range []string{webOrigin, otherOrigin} {

@@ -16,9 +16,6 @@ import (
 	"github.com/qrgrant/qrgrant/storage"
 )
 
-// implicitGrant is the grant type of clients whose tokens come from /authorize alone.
-const implicitGrant = "implicit"
-
 // responseType is what the answer of /authorize holds (OAuth 2.0 Multiple Response Types).
 type responseType struct{ code, idToken, token bool }
 
@@ -76,7 +73,7 @@ func (c *Config) responseTypes() []string {
 func (c *Config) grantTypes() []string {
 	types := []string{grantCode, grantRefresh, grantClient, qr.DeviceGrantType, qr.GrantType}
 	if c.Implicit {
-		types = append(types, implicitGrant)
+		types = append(types, grantImplicit)
 	}
 	return types
 }
@@ -122,7 +119,7 @@ func (p *Provider) checkResponseType(req *authorizeRequest) error {
 		registered = []string{"code"}
 	}
 	if !req.types.code {
-		grant = implicitGrant
+		grant = grantImplicit
 	}
 	if !slices.Contains(registered, spelt) || !slices.Contains(req.client.GetGrantTypes(), grant) {
 		return unauthorizedClient()

@@ -541,3 +541,15 @@ func FuzzPushedRequest(f *testing.F) {
 		}
 	})
 }
+
+// Script of a public client may push, and read the answer.
+func TestScriptPushes(t *testing.T) {
+	t.Parallel()
+	s := corsServer(t)
+	_, challenge := providertest.Verifier()
+	form := altered(providertest.AuthorizeQuery("spa", "openid", challenge), "redirect_uri", "https://SPA.example:443/callback")
+	reply := fromOrigin(t, s, http.MethodPost, "/par", otherOrigin, form, nil)
+	if reply.Status != http.StatusCreated || reply.Header.Get("Access-Control-Allow-Origin") != otherOrigin {
+		t.Errorf("%d %v %s", reply.Status, reply.Header, reply.Body)
+	}
+}
