@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 // requestTimeout bounds one request of the terminal clients; it must outlast a 25 s long poll.
@@ -19,7 +20,8 @@ const requestTimeout = 40 * time.Second
 
 const loginDetail = `    The terminal PC. It opens a sign-in, draws the QR code (a new one every ten seconds), shows
     the number to type once a phone has scanned, and prints the claims of the verified ID token.
-    The tokens are neither stored nor printed. Ctrl-C cancels the sign-in at the server.
+    The tokens are neither stored nor printed, and a server that can (RFC 9449) binds them to a
+    key that is made for this run. Ctrl-C cancels the sign-in at the server.
     With --json, standard output gets one object at the end and everything else goes to
     standard error.`
 
@@ -136,10 +138,14 @@ func (f *loginFlags) device() (*player.ConsumptionDevice, error) {
 	if err != nil {
 		return nil, err
 	}
+	key, err := dpop.NewKey()
+	if err != nil {
+		return nil, err
+	}
 	return &player.ConsumptionDevice{
 		Issuer: issuer, ClientID: f.clientID, ClientSecret: secret,
 		Grant: grant, Scopes: strings.Fields(f.scope), DeviceName: f.deviceName,
-		HTTP: &http.Client{Timeout: requestTimeout},
+		HTTP: &http.Client{Timeout: requestTimeout}, Key: key,
 	}, nil
 }
 

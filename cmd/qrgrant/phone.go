@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 // phoneRedirect is where the phone's authorization code is sent; nothing listens there.
@@ -21,7 +22,8 @@ const phoneRedirect = "http://127.0.0.1/callback"
 
 const phoneDetail = `    The terminal phone. It signs in, claims the sign-in that --payload names, shows who asks
     for what, and sends the verdict. Without a verdict it asks; without --check-code it asks for
-    the number on the other screen. --payload takes the text of a QR code, a code like
+    the number on the other screen. Its token is not stored, and a server that can (RFC 9449)
+    binds it to a key that is made for this run. --payload takes the text of a QR code, a code like
     BCDF-GHJK, or a /device?user_code= link.`
 
 // phoneFlags is the command line of `qrgrant phone`.
@@ -104,9 +106,13 @@ func (f *phoneFlags) read() (player.Reference, *player.Approver, error) {
 	if err != nil {
 		return player.Reference{}, nil, err
 	}
+	key, err := dpop.NewKey()
+	if err != nil {
+		return player.Reference{}, nil, err
+	}
 	return ref, &player.Approver{
 		Issuer: issuer, ClientID: f.clientID, RedirectURI: f.redirectURI,
-		Login: f.user, Password: password, HTTP: &http.Client{Timeout: requestTimeout},
+		Login: f.user, Password: password, HTTP: &http.Client{Timeout: requestTimeout}, Key: key,
 	}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
@@ -151,6 +152,9 @@ func bigCheckCode(code string) string {
 func (s *screen) signedIn(claims map[string]any, tokens *player.Tokens) {
 	fmt.Fprintf(s.out, "\nSigned in as %s.\n", printable(account(claims)))
 	fmt.Fprintf(s.out, "The tokens are not stored; they end with this command. Granted: %s.\n", printable(orNothing(tokens.Scope)))
+	if strings.EqualFold(tokens.TokenType, dpop.Scheme) {
+		fmt.Fprintln(s.out, "They are bound to a key that ends with it too: a copy of them is worth nothing.")
+	}
 	fmt.Fprintln(s.out, "Claims of the verified ID token:")
 	printClaims(s.out, claims)
 }

@@ -166,7 +166,7 @@ func demoJSON(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("the ID token has no %s: %v", claim, result.Claims)
 		}
 	}
-	if !strings.EqualFold(result.TokenType, "bearer") || result.GrantType != "urn:qrgrant:params:oauth:grant-type:qr_code" || result.ElapsedMS <= 0 {
+	if !strings.EqualFold(result.TokenType, "dpop") || result.GrantType != "urn:qrgrant:params:oauth:grant-type:qr_code" || result.ElapsedMS <= 0 {
 		ts.Fatalf("token_type %q, grant_type %q, elapsed_ms %d", result.TokenType, result.GrantType, result.ElapsedMS)
 	}
 }

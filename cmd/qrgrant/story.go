@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 // story plays the fourteen steps of protocol §11. The PC and the phone share nothing but two
@@ -57,15 +59,19 @@ func (s *story) play(ctx context.Context) error {
 
 // openPC plays steps 1 to 5: the PC asks, shows the code and waits.
 func (s *story) openPC(ctx context.Context) (*player.Attempt, error) {
+	key, err := dpop.NewKey()
+	if err != nil {
+		return nil, err
+	}
 	pc := &player.ConsumptionDevice{
 		Issuer: s.issuer, ClientID: "cli", Grant: player.GrantQR, Scopes: []string{"openid", "profile"},
-		Image: "png", DeviceName: "the demonstration's PC", HTTP: s.pcWire.client(),
+		Image: "png", DeviceName: "the demonstration's PC", HTTP: s.pcWire.client(), Key: key,
 	}
 	attempt, err := pc.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.step(1, "PC", "asks to sign in and says what it is", s.pcWire.take())
+	s.step(1, "PC", "asks to sign in, says what it is, and proves a key of its own with the nonce that the server wants", s.pcWire.take())
 	s.step(2, "server", fmt.Sprintf("makes a reference, the code %s and a QR code that changes every 10 s", attempt.UserCode), nil)
 	s.step(3, "server", fmt.Sprintf("answers with the QR code as text and picture, good for %s", minutes(attempt.Lifetime)), nil)
 	s.step(4, "PC", fmt.Sprintf("draws the picture, %d bytes of PNG", len(attempt.Image)*3/4), nil)
@@ -104,10 +110,14 @@ func (s *story) readScreen(picture string) (*player.Approver, player.Reference, 
 	if err != nil {
 		return nil, player.Reference{}, err
 	}
+	key, err := dpop.NewKey()
+	if err != nil {
+		return nil, player.Reference{}, err
+	}
 	s.step(6, "phone", "reads the pixels: "+payload, nil)
 	return &player.Approver{
 		Issuer: issuer, ClientID: "phone", RedirectURI: phoneRedirect,
-		Login: "alice", Password: s.password, HTTP: s.phoneWire.client(),
+		Login: "alice", Password: s.password, HTTP: s.phoneWire.client(), Key: key,
 	}, ref, nil
 }
 
@@ -121,7 +131,7 @@ func (s *story) approve(ctx context.Context, phone *player.Approver, ref player.
 		return err
 	}
 	c := claim.Context
-	s.step(7, "phone", "signs alice in with code and PKCE, sends her token and the reference", s.phoneWire.take())
+	s.step(7, "phone", "signs alice in with code, PKCE and a key of its own, sends her token"+bound(phone.TokenType())+" and the reference", s.phoneWire.take())
 	s.step(8, "server", "marks the sign-in as scanned; nobody else can take it now", nil)
 	s.step(9, "phone", fmt.Sprintf("shows who asks, deny first: %s, from %s. %s", c.Client.Name, c.Device.Description, c.Consequence), nil)
 	var code string
@@ -153,7 +163,7 @@ func (s *story) finishPC(ctx context.Context, attempt *player.Attempt) error {
 	if end.err != nil {
 		return end.err
 	}
-	s.step(13, "PC", "its long poll is answered with the tokens", s.pcWire.take())
+	s.step(13, "PC", "its long poll is answered with the tokens"+bound(end.tokens.TokenType), s.pcWire.take())
 	claims, err := attempt.Verify(ctx, end.tokens)
 	if err != nil {
 		return err
@@ -161,4 +171,12 @@ func (s *story) finishPC(ctx context.Context, attempt *player.Attempt) error {
 	s.step(14, "PC", fmt.Sprintf("verifies the ID token: signed in as %s", account(claims)), s.pcWire.take())
 	s.result.Claims, s.result.TokenType, s.result.GrantType = claims, end.tokens.TokenType, player.GrantQR
 	return nil
+}
+
+// bound says what a copy of a token would be worth; nothing of a token that is good by itself.
+func bound(tokenType string) string {
+	if strings.EqualFold(tokenType, dpop.Scheme) {
+		return " (bound to its key: a copy is worth nothing)"
+	}
+	return ""
 }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 // retries is how often a lost answer of the phone endpoints is asked for again. Both may be
@@ -23,8 +25,13 @@ type Approver struct {
 	Login       string
 	Password    string
 	HTTP        *http.Client
+	// Key binds the token where the server can (RFC 9449); nil asks for a bearer token.
+	Key *dpop.Key
 
 	config *configuration
+	// proved sends what goes with the token, or with a proof alone; scheme is the token's.
+	proved *http.Client
+	scheme string
 	token  string
 }
 
@@ -85,7 +92,10 @@ type Decided struct {
 	SessionID string `json:"sid"`
 }
 
-// Scan claims the attempt. Only the first phone gets the claim.
+// authorization is the header that goes with the token of SignIn.
+func (p *Approver) authorization() string { return p.scheme + " " + p.token }
+
+// Scan claims the attempt. Only the first phone gets the claim. SignIn comes first.
 func (p *Approver) Scan(ctx context.Context, ref Reference) (*Claim, error) {
 	config, err := p.discover(ctx)
 	if err != nil {
@@ -99,7 +109,7 @@ func (p *Approver) Scan(ctx context.Context, ref Reference) (*Claim, error) {
 	}
 	var claim Claim
 	err = p.again(ctx, func() error {
-		return postJSON(ctx, p.HTTP, config.ScanEndpoint, p.token, request, &claim)
+		return postJSON(ctx, p.proved, config.ScanEndpoint, p.authorization(), request, &claim)
 	})
 	if err != nil {
 		return nil, err
@@ -125,7 +135,7 @@ func (p *Approver) Decide(ctx context.Context, claim *Claim, v Verdict) (*Decide
 	}
 	var decided Decided
 	err = p.again(ctx, func() error {
-		return postJSON(ctx, p.HTTP, config.DecisionEndpoint, p.token, request, &decided)
+		return postJSON(ctx, p.proved, config.DecisionEndpoint, p.authorization(), request, &decided)
 	})
 	if err != nil {
 		return nil, err

@@ -13,6 +13,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 const (
@@ -40,6 +42,8 @@ type ConsumptionDevice struct {
 	// DeviceName is shown to the person as what the device says of itself.
 	DeviceName string
 	HTTP       *http.Client
+	// Key binds the tokens where the server can (RFC 9449); nil asks for bearer tokens.
+	Key *dpop.Key
 }
 
 // Attempt is one opened sign-in. It is not for concurrent use.
@@ -56,6 +60,9 @@ type Attempt struct {
 
 	device   *ConsumptionDevice
 	provider *oidc.Provider
+	// proved sends what proves the key, if the tokens will be bound to it.
+	proved *http.Client
+	bound  bool
 	// revokeAt is empty when the server does not say.
 	revokeAt   string
 	cancelAt   string
@@ -121,6 +128,9 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 		device: d, provider: provider, cancelAt: qr.CancelEndpoint, revokeAt: metadata.RevocationEndpoint,
 		verifier: oauth2.GenerateVerifier(), nonce: oauth2.GenerateVerifier(),
 	}
+	if a.proved, a.bound, err = proving(d.HTTP, d.Key, provider); err != nil {
+		return nil, err
+	}
 	if err := a.open(ctx); err != nil {
 		return nil, err
 	}
@@ -130,7 +140,7 @@ func (d *ConsumptionDevice) Open(ctx context.Context) (*Attempt, error) {
 // open sends the request and takes over the answer.
 func (a *Attempt) open(ctx context.Context) error {
 	d := a.device
-	got, err := d.post(ctx, a.provider.Endpoint().DeviceAuthURL, d.openForm(a), nil)
+	got, err := d.post(ctx, a.proved, a.provider.Endpoint().DeviceAuthURL, d.openForm(a), nil)
 	if err != nil {
 		return err
 	}
@@ -185,11 +195,11 @@ func (d *ConsumptionDevice) openForm(a *Attempt) url.Values {
 }
 
 // post sends a form as this client: HTTP Basic when it has a secret, client_id otherwise.
-func (d *ConsumptionDevice) post(ctx context.Context, to string, form url.Values, prepare func(*http.Request)) (*answer, error) {
+func (d *ConsumptionDevice) post(ctx context.Context, client *http.Client, to string, form url.Values, prepare func(*http.Request)) (*answer, error) {
 	if d.ClientSecret == "" {
 		form.Set("client_id", d.ClientID)
 	}
-	return postForm(ctx, d.HTTP, to, form, func(req *http.Request) {
+	return postForm(ctx, client, to, form, func(req *http.Request) {
 		if d.ClientSecret != "" {
 			// RFC 6749 §2.3.1: both halves are form-encoded before Basic encodes them.
 			req.SetBasicAuth(url.QueryEscape(d.ClientID), url.QueryEscape(d.ClientSecret))
@@ -251,7 +261,7 @@ func (a *Attempt) poll(ctx context.Context, show func(Update)) (*Tokens, time.Du
 	if a.device.Grant == GrantQR {
 		form.Set("qr_seq", strconv.FormatUint(a.seq, 10))
 	}
-	got, err := a.device.post(ctx, a.provider.Endpoint().TokenURL, form, func(req *http.Request) {
+	got, err := a.device.post(ctx, a.proved, a.provider.Endpoint().TokenURL, form, func(req *http.Request) {
 		if a.device.Grant == GrantQR {
 			req.Header.Set("Prefer", "wait="+strconv.Itoa(longPollSeconds))
 		}
@@ -262,6 +272,9 @@ func (a *Attempt) poll(ctx context.Context, show func(Update)) (*Tokens, time.Du
 	if got.status == http.StatusOK {
 		var tokens Tokens
 		if err := got.decode(&tokens); err != nil {
+			return nil, 0, err
+		}
+		if err := checkBound(a.bound, tokens.TokenType); err != nil {
 			return nil, 0, err
 		}
 		return &tokens, 0, nil
@@ -304,7 +317,7 @@ func (a *Attempt) pending(got *answer, show func(Update)) time.Duration {
 
 // Cancel tells the server that the PC gave up.
 func (a *Attempt) Cancel(ctx context.Context) error {
-	got, err := a.device.post(ctx, a.cancelAt, url.Values{"device_code": {a.deviceCode}}, nil)
+	got, err := a.device.post(ctx, a.proved, a.cancelAt, url.Values{"device_code": {a.deviceCode}}, nil)
 	if err != nil {
 		return err
 	}
@@ -317,7 +330,7 @@ func (a *Attempt) Revoke(ctx context.Context, tokens *Tokens) error {
 	if a.revokeAt == "" {
 		return errors.New("the server does not say where to end a sign-in")
 	}
-	got, err := a.device.post(ctx, a.revokeAt, url.Values{"token": {tokens.AccessToken}}, nil)
+	got, err := a.device.post(ctx, a.device.HTTP, a.revokeAt, url.Values{"token": {tokens.AccessToken}}, nil)
 	if err != nil {
 		return err
 	}

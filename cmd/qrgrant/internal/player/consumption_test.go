@@ -29,6 +29,9 @@ type script struct {
 	forms []url.Values
 	// revoked are the tokens sent to the revocation endpoint.
 	revoked []string
+	// dpop lists DPoP in the metadata; proofs counts what was proved.
+	dpop   bool
+	proofs int
 }
 
 func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -40,9 +43,14 @@ func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (s *script) answer(req *http.Request) (*http.Response, error) {
+	s.proofs += len(req.Header.Values("DPoP"))
+	more := ""
+	if s.dpop {
+		more = `,"dpop_signing_alg_values_supported":["ES256"]`
+	}
 	switch req.URL.Path {
 	case "/.well-known/openid-configuration":
-		return reply(200, `{"issuer":"`+issuer+`","token_endpoint":"`+issuer+`/token","device_authorization_endpoint":"`+issuer+`/device_authorization","revocation_endpoint":"`+issuer+`/revoke","jwks_uri":"`+issuer+`/jwks"}`), nil
+		return reply(200, `{"issuer":"`+issuer+`","token_endpoint":"`+issuer+`/token","device_authorization_endpoint":"`+issuer+`/device_authorization","revocation_endpoint":"`+issuer+`/revoke","jwks_uri":"`+issuer+`/jwks"`+more+`}`), nil
 	case "/.well-known/qr-configuration":
 		return reply(200, `{"issuer":"`+issuer+`","cancel_endpoint":"`+issuer+`/qr/cancel"}`), nil
 	case "/device_authorization":

@@ -41,8 +41,16 @@ func (p *Approver) SignIn(ctx context.Context) error {
 	}
 	// A public client has no secret: without this x/oauth2 sends every exchange twice.
 	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
-	start := config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce))
-	back, err := p.browse(ctx, start)
+	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)}
+	proved, bound, err := proving(p.HTTP, p.Key, provider)
+	if err != nil {
+		return err
+	}
+	if bound {
+		// The code too is good for this key alone (RFC 9449 §10).
+		options = append(options, oauth2.SetAuthURLParam("dpop_jkt", p.Key.Thumbprint()))
+	}
+	back, err := p.browse(ctx, config.AuthCodeURL(state, options...))
 	if err != nil {
 		return err
 	}
@@ -50,13 +58,16 @@ func (p *Approver) SignIn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	clientCtx := oidc.ClientContext(ctx, p.HTTP)
-	token, err := config.Exchange(clientCtx, code, oauth2.VerifierOption(verifier))
+	token, err := config.Exchange(oidc.ClientContext(ctx, proved), code, oauth2.VerifierOption(verifier))
 	if err != nil {
 		return exchangeError(ctx, p.Issuer, err)
 	}
-	p.token = token.AccessToken
+	if err := checkBound(bound, token.TokenType); err != nil {
+		return err
+	}
+	p.proved, p.scheme, p.token = proved, token.Type(), token.AccessToken
 	raw, _ := token.Extra("id_token").(string)
+	clientCtx := oidc.ClientContext(ctx, p.HTTP)
 	idToken, err := provider.VerifierContext(clientCtx, &oidc.Config{ClientID: p.ClientID}).Verify(clientCtx, raw)
 	if err != nil {
 		return fmt.Errorf("verify the phone's ID token: %w", err)

@@ -160,8 +160,9 @@ func userAgent() string {
 	return "qrgrant/1 (" + system + ")"
 }
 
-// postJSON sends in as JSON with a bearer token and reads a 200 answer into out.
-func postJSON(ctx context.Context, client *http.Client, to, bearer string, in, out any) error {
+// postJSON sends in as JSON with an access token and reads a 200 answer into out. authorization is
+// the scheme and the token.
+func postJSON(ctx context.Context, client *http.Client, to, authorization string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("encode the request: %w", err)
@@ -171,7 +172,7 @@ func postJSON(ctx context.Context, client *http.Client, to, bearer string, in, o
 		return fmt.Errorf("read the address %q: %w", to, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+bearer)
+	req.Header.Set("Authorization", authorization)
 	got, err := send(client, req)
 	if err != nil {
 		return err
