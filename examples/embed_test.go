@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/qr"
 )
 
@@ -55,6 +56,62 @@ func TestEmbed(t *testing.T) {
 	if refused := postJSON(t, issuer+"/qr/scan", born, map[string]any{"payload": shown["payload"], "entry": "scanner"}); refused["error"] != "insufficient_scope" {
 		t.Errorf("a token of the approval: %v", refused)
 	}
+}
+
+// TestEmbedBindsToKeys is the same with a key on either side: neither's token or code is worth
+// anything without it.
+func TestEmbedBindsToKeys(t *testing.T) {
+	t.Parallel()
+	issuer := startEmbed(t)
+	desktop, app := proving(t), proving(t)
+	tokens := embedTokens(t, app, issuer, "openid "+qr.ApproveScope)
+	phone, _ := tokens["access_token"].(string)
+	if tokens["token_type"] != "DPoP" {
+		t.Errorf("the phone's token is of the type %v", tokens["token_type"])
+	}
+	verifier := oauth2.GenerateVerifier()
+	opened := postFormBy(t, desktop, issuer+"/device_authorization", url.Values{
+		"client_id": {"desktop"}, "scope": {"openid"}, "code_challenge_method": {"S256"}, "code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)},
+	})
+	code, _ := opened["device_code"].(string)
+	poll := url.Values{"grant_type": {qr.GrantType}, "client_id": {"desktop"}, "device_code": {code}, "code_verifier": {verifier}}
+	shown, _ := opened["qr"].(map[string]any)
+	claim := map[string]any{"payload": shown["payload"], "entry": "scanner"}
+	for what, refused := range map[string]map[string]any{
+		"as a bearer token": postJSON(t, issuer+"/qr/scan", phone, claim),
+		"with another key":  postJSONBy(t, proving(t), issuer+"/qr/scan", "DPoP "+phone, claim),
+	} {
+		if refused["error"] != "invalid_token" {
+			t.Errorf("the phone's token %s: %v", what, refused)
+		}
+	}
+	scan := postJSONBy(t, app, issuer+"/qr/scan", "DPoP "+phone, claim)
+	if refused := postFormBy(t, proving(t), issuer+"/token", poll); refused["error"] != "invalid_grant" {
+		t.Errorf("a poll with another key: %v", refused)
+	}
+	pending := postFormBy(t, desktop, issuer+"/token", poll)
+	decided := postJSONBy(t, app, issuer+"/qr/decision", "DPoP "+phone, map[string]any{
+		"confirm_handle": scan["confirm_handle"], "decision": "approve", "context_digest": scan["context_digest"], "check_code": pending["check_code"],
+	})
+	if decided["state"] != "approved" {
+		t.Fatalf("scan %v, poll %v, decision %v", scan, pending, decided)
+	}
+	if refused := postForm(t, issuer+"/token", poll); refused["error"] != "invalid_grant" {
+		t.Errorf("a redemption without the key: %v", refused)
+	}
+	if tokens := postFormBy(t, desktop, issuer+"/token", poll); tokens["access_token"] == nil || tokens["token_type"] != "DPoP" {
+		t.Errorf("tokens %v", tokens)
+	}
+}
+
+// proving returns a client with a key of its own.
+func proving(t *testing.T) *http.Client {
+	t.Helper()
+	key, err := dpop.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &http.Client{Transport: &dpop.Transport{Key: key}}
 }
 
 // startEmbed builds and runs the example and returns its address once it answers.
@@ -99,6 +156,13 @@ func startEmbed(t *testing.T) string {
 // embedToken signs the phone app in with code and PKCE.
 func embedToken(t *testing.T, issuer, scope string) string {
 	t.Helper()
+	token, _ := embedTokens(t, http.DefaultClient, issuer, scope)["access_token"].(string)
+	return token
+}
+
+// embedTokens is embedToken with the client that asks for the tokens.
+func embedTokens(t *testing.T, client *http.Client, issuer, scope string) map[string]any {
+	t.Helper()
 	verifier := oauth2.GenerateVerifier()
 	ask := url.Values{
 		"client_id": {"phone"}, "response_type": {"code"}, "redirect_uri": {"com.example.app:/callback"}, "scope": {scope}, "state": {"state-of-the-app"},
@@ -114,19 +178,23 @@ func embedToken(t *testing.T, issuer, scope string) string {
 	if err != nil || at.Query().Get("code") == "" {
 		t.Fatalf("authorize: %s, %v, %v", resp.Status, at, err)
 	}
-	tokens := postForm(t, issuer+"/token", url.Values{
+	tokens := postFormBy(t, client, issuer+"/token", url.Values{
 		"grant_type": {"authorization_code"}, "client_id": {"phone"}, "code": {at.Query().Get("code")}, "redirect_uri": {"com.example.app:/callback"}, "code_verifier": {verifier},
 	})
-	token, _ := tokens["access_token"].(string)
-	if token == "" {
+	if token, _ := tokens["access_token"].(string); token == "" {
 		t.Fatalf("tokens %v", tokens)
 	}
-	return token
+	return tokens
 }
 
 func postForm(t *testing.T, endpoint string, form url.Values) map[string]any {
 	t.Helper()
-	resp, err := http.PostForm(endpoint, form)
+	return postFormBy(t, http.DefaultClient, endpoint, form)
+}
+
+func postFormBy(t *testing.T, client *http.Client, endpoint string, form url.Values) map[string]any {
+	t.Helper()
+	resp, err := client.PostForm(endpoint, form)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +202,11 @@ func postForm(t *testing.T, endpoint string, form url.Values) map[string]any {
 }
 
 func postJSON(t *testing.T, endpoint, token string, message map[string]any) map[string]any {
+	t.Helper()
+	return postJSONBy(t, http.DefaultClient, endpoint, "Bearer "+token, message)
+}
+
+func postJSONBy(t *testing.T, client *http.Client, endpoint, authorization string, message map[string]any) map[string]any {
 	t.Helper()
 	body, err := json.Marshal(message)
 	if err != nil {
@@ -144,8 +217,8 @@ func postJSON(t *testing.T, endpoint, token string, message map[string]any) map[
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
+	req.Header.Set("Authorization", authorization)
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	memory "github.com/ory/fosite/storage"
 	"github.com/ory/fosite/token/jwt"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/qr"
 	"github.com/qrgrant/qrgrant/storage"
 	"github.com/qrgrant/qrgrant/storage/bolt"
@@ -92,9 +93,19 @@ func serve(mux *http.ServeMux, issuer, data string) (func() error, error) {
 		return nil, err
 	}
 	store.Clients["desktop"] = &fosite.DefaultClient{ID: "desktop", Public: true, GrantTypes: []string{qr.GrantType}, Scopes: []string{"openid"}}
+	sealing := []byte(rand.Text() + rand.Text()) // keep it with the other secrets
+	proofs := dpop.New(dpop.Config{
+		Secrets: func() [][]byte { return [][]byte{sealing} },
+		UseOnce: func(ctx context.Context, id [32]byte, until time.Time) error {
+			err := sessions.UseOnce(ctx, id, until, time.Now())
+			if errors.Is(err, storage.ErrConflict) {
+				return dpop.ErrUsed
+			}
+			return err
+		},
+	})
 	grant, err := qr.New(qr.Config{
-		Issuer: issuer, Store: sessions,
-		Keys:         []qr.Key{{ID: "1", Secret: []byte(rand.Text() + rand.Text())}}, // keep it with the other secrets
+		Issuer: issuer, Store: sessions, Proofs: proofs, Keys: []qr.Key{{ID: "1", Secret: sealing}},
 		Authenticate: server.(*fosite.Fosite).AuthenticateClient, Client: store.GetClient,
 		Policy: func(_ context.Context, c fosite.Client) qr.Policy {
 			return qr.Policy{QRPolicy: storage.QRPolicy{Enabled: c.GetID() == "desktop"}, Name: "Desktop", MinNonce: fosite.MinParameterEntropy}
@@ -112,7 +123,7 @@ func serve(mux *http.ServeMux, issuer, data string) (func() error, error) {
 	mux.HandleFunc("/qr/events", grant.Events)
 	mux.HandleFunc("/qr/ws", grant.WebSocket)
 	mux.HandleFunc("/.well-known/qr-configuration", grant.Configuration)
-	mux.HandleFunc("/token", token(server, grant))
+	mux.HandleFunc("/token", token(server, grant, proofs, issuer))
 	return func() error { return errors.Join(grant.Close(), sessions.Close()) }, nil
 }
 
@@ -129,9 +140,9 @@ func authorize(server fosite.OAuth2Provider, issuer string) http.HandlerFunc {
 		}
 		request.GrantAudience(issuer) // QR: a token that approves is for this server alone
 		now := time.Now()
-		person := openid.NewDefaultSession()
-		person.Subject, person.Claims = "peter", &jwt.IDTokenClaims{Subject: "peter", AuthTime: now, RequestedAt: now}
-		response, err := server.NewAuthorizeResponse(r.Context(), request, person)
+		peter := newPerson()
+		peter.Subject, peter.Claims = "peter", &jwt.IDTokenClaims{Subject: "peter", AuthTime: now, RequestedAt: now}
+		response, err := server.NewAuthorizeResponse(r.Context(), request, peter)
 		if err != nil {
 			server.WriteAuthorizeError(r.Context(), w, request, err)
 			return
@@ -140,13 +151,38 @@ func authorize(server fosite.OAuth2Provider, issuer string) http.HandlerFunc {
 	}
 }
 
+// person is their session; the key is QR, for tokens that are bound to one (RFC 9449).
+type person struct {
+	*openid.DefaultSession
+	key string
+}
+
+func newPerson() *person { return &person{DefaultSession: openid.NewDefaultSession()} }
+
+func (p *person) Clone() fosite.Session {
+	return &person{DefaultSession: p.DefaultSession.Clone().(*openid.DefaultSession), key: p.key}
+}
+
+func (p *person) SetRedemption(r qr.Redemption) { p.key = r.JKT }
+
 // token is their token endpoint.
-func token(server fosite.OAuth2Provider, grant *qr.Server) http.HandlerFunc {
+func token(server fosite.OAuth2Provider, grant *qr.Server, proofs *dpop.Verifier, issuer string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		request, err := server.NewAccessRequest(r.Context(), r, openid.NewDefaultSession())
+		key, err := prove(w, r, proofs, issuer) // QR: keys
+		var request fosite.AccessRequester
 		if err == nil {
+			request, err = server.NewAccessRequest(r.Context(), r, newPerson())
+		}
+		if err == nil {
+			peter := request.GetSession().(*person)
+			if key != "" {
+				peter.key = key // QR: a phone's; that of a poll is there by now
+			}
 			var response fosite.AccessResponder
 			if response, err = server.NewAccessResponse(r.Context(), request); err == nil {
+				if peter.key != "" {
+					response.SetTokenType(dpop.Scheme) // QR: was always bearer
+				}
 				server.WriteAccessResponse(r.Context(), w, request, response)
 				return
 			}
@@ -155,16 +191,31 @@ func token(server fosite.OAuth2Provider, grant *qr.Server) http.HandlerFunc {
 	}
 }
 
+// prove is QR: the key that a phone proves with its request (RFC 9449 §5), before fosite uses up
+// anything. The grant checks the proof of a poll itself, and a proof is good once.
+func prove(w http.ResponseWriter, r *http.Request, proofs *dpop.Verifier, issuer string) (key string, err error) {
+	w.Header().Set(dpop.HeaderNonce, proofs.Nonce())
+	if r.PostFormValue("grant_type") == qr.GrantType {
+		return "", nil
+	}
+	key, err = proofs.Verify(r.Context(), dpop.Request{Proofs: r.Header.Values(dpop.Header), Method: r.Method, URL: issuer + "/token"})
+	var refused *dpop.Error
+	if errors.As(err, &refused) {
+		err = &fosite.RFC6749Error{ErrorField: refused.Code, DescriptionField: refused.Sentence, CodeField: http.StatusBadRequest}
+	}
+	return key, err
+}
+
 // bearer is QR: what the grant may know of a phone's access token. The phone app is no client of
 // the QR grant, so none of its tokens was itself born of an approval.
 func bearer(ctx context.Context, server fosite.OAuth2Provider, token string) (*qr.Bearer, error) {
-	_, request, err := server.IntrospectToken(ctx, token, fosite.AccessToken, openid.NewDefaultSession())
+	_, request, err := server.IntrospectToken(ctx, token, fosite.AccessToken, newPerson())
 	if err != nil {
 		return nil, errors.Join(storage.ErrNotFound, err)
 	}
-	person := request.GetSession().(*openid.DefaultSession)
+	approver := request.GetSession().(*person)
 	return &qr.Bearer{
-		Subject: person.GetSubject(), ClientID: request.GetClient().GetID(), SessionID: request.GetID(), AuthTime: person.Claims.AuthTime,
+		Subject: approver.GetSubject(), ClientID: request.GetClient().GetID(), SessionID: request.GetID(), AuthTime: approver.Claims.AuthTime, JKT: approver.key,
 		Scopes: request.GetGrantedScopes(), Audience: request.GetGrantedAudience(), Approver: request.GetClient().GetID() == "phone",
 	}, nil
 }
