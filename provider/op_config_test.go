@@ -13,7 +13,8 @@ import (
 )
 
 // knownMetadata are the members that Discovery §3, RFC 8414 §2, RFC 8628 §4, RFC 9207 §3, RP-Initiated
-// Logout §2.1, Back-Channel Logout §2.1, RFC 9449 §5.1, RFC 9126 §5 and Initiating User Registration §5 register.
+// Logout §2.1, Back-Channel Logout §2.1, RFC 9449 §5.1, RFC 9126 §5, Initiating User Registration §5 and OAuth
+// Client ID Metadata Document §5 register.
 func knownMetadata() []string {
 	return strings.Fields(`issuer authorization_endpoint token_endpoint userinfo_endpoint jwks_uri registration_endpoint
 		scopes_supported response_types_supported response_modes_supported grant_types_supported acr_values_supported
@@ -29,7 +30,7 @@ func knownMetadata() []string {
 		introspection_endpoint_auth_methods_supported code_challenge_methods_supported device_authorization_endpoint
 		authorization_response_iss_parameter_supported end_session_endpoint backchannel_logout_supported
 		backchannel_logout_session_supported prompt_values_supported dpop_signing_alg_values_supported
-		pushed_authorization_request_endpoint require_pushed_authorization_requests`)
+		pushed_authorization_request_endpoint require_pushed_authorization_requests client_id_metadata_document_supported`)
 }
 
 // Neither document has a member that no specification knows, an empty one or a null.
