@@ -71,7 +71,7 @@ func jwtAccessTokens(client fosite.Client) bool {
 // stored by its hash like any other: at our own endpoints it ends when that ends.
 func (s *tokenStrategy) jwt(ctx context.Context, req fosite.Requester, sess *session) (string, error) {
 	now, facts, clientID := s.config.Now(), &sess.facts, req.GetClient().GetID()
-	subject, err := s.keys.subjectOf(ctx, req.GetClient(), facts.Subject)
+	subject, err := s.keys.subjectOf(req.GetClient(), facts.Subject)
 	if err != nil {
 		return "", err
 	}

@@ -375,7 +375,7 @@ type logoutTokenClaims struct {
 }
 
 func (b *backchannel) logoutToken(ctx context.Context, client fositestore.Client, n *storage.LogoutNotice) (string, error) {
-	subject, err := b.keys.subjectFor(ctx, client.Client, n.Subject)
+	subject, err := b.keys.subjectFor(client.Client, n.Subject)
 	if err != nil {
 		return "", err
 	}

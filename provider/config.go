@@ -68,7 +68,8 @@ type Config struct {
 	// reference, from addresses that the client registered.
 	RequestObjects bool
 	RequestURIs    bool
-	// Pairwise lets clients have subjects of their own (OpenID Connect Core §8.1).
+	// Pairwise lets clients register for subjects of their own (OpenID Connect Core §8.1). Those
+	// that have them keep them without it.
 	Pairwise bool
 	// QRLimits are the limits of protocol §9; zero fields are the defaults.
 	QRLimits qr.Limits
@@ -111,7 +112,8 @@ type Registration struct {
 	// InitialTokens are SHA-256 of the initial access tokens, which have at least 256 bits; none,
 	// without Open, switches the endpoint off.
 	InitialTokens [][32]byte
-	// MaxClients bounds how many registered clients are kept; zero means 10,000.
+	// MaxClients bounds how many registered clients are kept; zero means 10,000. One that got
+	// nothing from anybody within 24 h of its registration is forgotten.
 	MaxClients int
 }
 

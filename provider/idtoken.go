@@ -54,7 +54,7 @@ func (s *idTokenStrategy) GenerateIDToken(ctx context.Context, lifespan time.Dur
 	if !ok || sess.facts.Subject == "" {
 		return "", errors.New("provider: an ID token needs a subject")
 	}
-	subject, err := s.keys.subjectOf(ctx, req.GetClient(), sess.facts.Subject)
+	subject, err := s.keys.subjectOf(req.GetClient(), sess.facts.Subject)
 	if err != nil {
 		return "", err
 	}

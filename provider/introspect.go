@@ -100,7 +100,7 @@ func (p *Provider) introspected(ctx context.Context, client fositestore.Client, 
 	if err != nil {
 		return nil, "", err
 	}
-	subject, err = p.keys.subjectFor(ctx, owner.Client, grant.Subject)
+	subject, err = p.keys.subjectFor(owner.Client, grant.Subject)
 	return grant, subject, err
 }
 

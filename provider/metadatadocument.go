@@ -179,7 +179,12 @@ func (d *documents) enter(id string, stored *storage.Client) (doc *document, fli
 	}
 	d.order.MoveToFront(element)
 	entry := element.Value.(*document)
-	if stored != nil && !gone(stored) && (entry.client == nil || entry.client.FreshUntil.Before(stored.FreshUntil)) {
+	switch {
+	case stored == nil:
+	case gone(stored):
+		// Perhaps another process has found that: it is to be read again, whatever is known here.
+		entry.client = nil
+	case entry.client == nil || entry.client.FreshUntil.Before(stored.FreshUntil):
 		// After a restart, or where another process has read it.
 		entry.client = stored
 	}

@@ -50,11 +50,11 @@ func (c *Config) subjectTypes() []string {
 // subjectFor returns what the client knows the person by (OpenID Connect Core §8): the subject
 // itself or, for a client with pairwise subjects, a value that the clients of its sector share and
 // no others. Whoever holds the key can compute it, and nobody can compute it back.
-func (r *keyRing) subjectFor(ctx context.Context, c *storage.Client, subject string) (string, error) {
+func (r *keyRing) subjectFor(c *storage.Client, subject string) (string, error) {
 	if !c.Pairwise || subject == "" {
 		return subject, nil
 	}
-	key, err := r.pairwiseKey(ctx)
+	key, err := r.pairwiseKey()
 	if err != nil {
 		return "", err
 	}
@@ -64,8 +64,10 @@ func (r *keyRing) subjectFor(ctx context.Context, c *storage.Client, subject str
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)), nil
 }
 
-// pairwiseKey returns the one key of pairwise subjects, which it makes when the store has none.
-func (r *keyRing) pairwiseKey(ctx context.Context) ([]byte, error) {
+// pairwiseKey returns the one key of pairwise subjects, which it makes when the store has none. It
+// never joins the unit of work of a request: a key that made a subject must not be dropped with it.
+func (r *keyRing) pairwiseKey() ([]byte, error) {
+	ctx := r.own
 	if keys := r.of(pairwiseHMAC); len(keys) > 0 {
 		return keys[0].secret, nil
 	}
@@ -94,12 +96,12 @@ func (r *keyRing) pairwiseKey(ctx context.Context) ([]byte, error) {
 }
 
 // subjectOf is subjectFor for a client as fosite knows it.
-func (r *keyRing) subjectOf(ctx context.Context, client fosite.Client, subject string) (string, error) {
+func (r *keyRing) subjectOf(client fosite.Client, subject string) (string, error) {
 	c, ok := client.(fositestore.Client)
 	if !ok {
 		return "", errors.New("provider: unknown client type")
 	}
-	return r.subjectFor(ctx, c.Client, subject)
+	return r.subjectFor(c.Client, subject)
 }
 
 // person returns the subject of the person that an ID token of ours is about. That of a client
@@ -114,7 +116,7 @@ func (s *idTokenStrategy) person(ctx context.Context, claims *idTokenClaims) str
 	if err != nil {
 		return claims.Subject
 	}
-	if subject, err := s.keys.subjectFor(ctx, c, signIn.Subject); err != nil || subject != claims.Subject {
+	if subject, err := s.keys.subjectFor(c, signIn.Subject); err != nil || subject != claims.Subject {
 		return claims.Subject
 	}
 	return signIn.Subject
@@ -123,7 +125,7 @@ func (s *idTokenStrategy) person(ctx context.Context, claims *idTokenClaims) str
 // meetsClaims reports whether a sign-in is one that the claims of the request allow, in which the
 // client names people as it knows them.
 func (p *Provider) meetsClaims(ctx context.Context, req *authorizeRequest, s *storage.Session) bool {
-	subject, err := p.keys.subjectFor(ctx, req.client.Client, s.Subject)
+	subject, err := p.keys.subjectFor(req.client.Client, s.Subject)
 	if err != nil {
 		p.config.Logger.ErrorContext(ctx, "a pairwise subject was not made", "client_id", req.client.ID, "error", err)
 		return false

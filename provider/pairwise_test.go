@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -95,9 +96,14 @@ func TestPairwiseSubjectsOutliveARestart(t *testing.T) {
 
 func TestPairwiseKeyIsMadeOnceByTwoProcesses(t *testing.T) {
 	t.Parallel()
-	s := pairwiseServer(t)
-	client := pairwiseClient(t, s, "one.example", nil)
+	// The switch is off: the key is made when the first subject is.
+	one := &storage.Client{
+		ID: "one", SecretHashes: [][32]byte{sha256.Sum256([]byte(providertest.ClientSecret))}, RedirectURIs: []string{"https://one.example/callback"},
+		Scopes: []string{"openid"}, PKCEOptional: true, Pairwise: true, Sector: "one.example",
+	}
+	s := providertest.NewServer(t, providertest.Options{Clients: []*storage.Client{one}})
 	other := providertest.NewServer(t, providertest.Options{Store: s.Store})
+	client := &providertest.Reply{Body: `{"client_id":"one","client_secret":"` + providertest.ClientSecret + `"}`}
 	subs := make([]string, 2)
 	var ready, done sync.WaitGroup
 	ready.Add(2)
@@ -109,8 +115,9 @@ func TestPairwiseKeyIsMadeOnceByTwoProcesses(t *testing.T) {
 		})
 	}
 	done.Wait()
-	if subs[0] == "" || subs[0] != subs[1] {
-		t.Errorf("%q and %q", subs[0], subs[1])
+	again := subOf(t, signInTo(t, s, s.Browser(), client, "https://one.example/callback", "openid").Text("id_token"))
+	if subs[0] == "" || subs[0] != subs[1] || subs[0] != again {
+		t.Errorf("%q, %q and %q", subs[0], subs[1], again)
 	}
 }
 

@@ -80,7 +80,11 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	p.tokens = newTokens(&c, p.documents)
 	p.dpop = p.newProofs()
 	p.backchannel = newBackchannel(&c, p.keys)
-	if err := p.wire(); err != nil {
+	if c.Pairwise {
+		// At the start a store that takes no key is noticed.
+		_, err = p.keys.pairwiseKey()
+	}
+	if err := errors.Join(err, p.wire()); err != nil {
 		p.keys.close()
 		return nil, err
 	}

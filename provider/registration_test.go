@@ -398,8 +398,7 @@ func TestADeletedClientLeavesNothing(t *testing.T) {
 	if reply := s.Bearer(t.Context(), "/userinfo", tokens.Text("access_token")); reply.Status != http.StatusUnauthorized {
 		t.Errorf("%d %s", reply.Status, reply.Body)
 	}
-	for _, kind := range []storage.TokenKind{storage.TokenAccess, storage.TokenRefresh} {
-		name := map[storage.TokenKind]string{storage.TokenAccess: "access_token", storage.TokenRefresh: "refresh_token"}[kind]
+	for name, kind := range map[string]storage.TokenKind{"access_token": storage.TokenAccess, "refresh_token": storage.TokenRefresh} {
 		stored, err := s.Store.Token(t.Context(), kind, sha256.Sum256([]byte(tokens.Text(name))))
 		if err != nil || stored.Active {
 			t.Errorf("the %s: %+v, %v", name, stored, err)

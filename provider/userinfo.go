@@ -28,7 +28,7 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	claims := claimsOf(user, grant.Scopes, grant.Facts.UserinfoClaims)
-	if claims["sub"], err = p.keys.subjectFor(r.Context(), client.Client, user.Subject); err != nil {
+	if claims["sub"], err = p.keys.subjectFor(client.Client, user.Subject); err != nil {
 		p.writeError(w, r, unavailable(err))
 		return
 	}

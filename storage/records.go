@@ -156,7 +156,9 @@ type Client struct {
 	// client that did not register itself.
 	RegistrationTokenHash [32]byte `cbor:"46,keyasint,omitzero"`
 	// CreatedAt is when it registered; FreshUntil is when its metadata document is to be read
-	// again. Both are zero for a client of the operator.
+	// again, and zero when that was not there any more. Of a client that registered itself it is
+	// when the client is forgotten unless somebody has granted it something; zero from then on.
+	// Both are zero for a client of the operator.
 	CreatedAt  time.Time `cbor:"47,keyasint,omitzero"`
 	FreshUntil time.Time `cbor:"48,keyasint,omitzero"`
 	// SoftwareID and SoftwareVersion are what the client said of itself (RFC 7591 §2).
