@@ -143,6 +143,7 @@ func TestCloneIsDeep(t *testing.T) {
 	age := int64(5)
 	s := open()
 	s.UserCodeSealed, s.Scopes, s.ACRValues, s.MaxAge = []byte{1}, []string{"openid"}, []string{"acr"}, &age
+	s.Audience = []string{"https://api.example/"}
 	scan := phone("ann", 1)
 	scan.ACR = "acr"
 	s.Scan(at(1), scan)
@@ -152,6 +153,7 @@ func TestCloneIsDeep(t *testing.T) {
 	s.Redeem(at(3), proof(), storage.QRRedeeming{RequestID: "family"})
 	clone, want := s.Clone(), s.Clone()
 	clone.UserCodeSealed[0], clone.Scopes[0], clone.ACRValues[0], *clone.MaxAge = 9, "x", "x", 9
+	clone.Audience[0] = "x"
 	clone.Claim.Subject, clone.Approval.Scopes[0], clone.Approval.AMR[0] = "x", "x", "x"
 	clone.Redemption.RequestID = "x"
 	if events := clone.TakeEvents(); len(events) != 3 {
