@@ -162,6 +162,12 @@ func TestCloneIsDeep(t *testing.T) {
 	if diff := cmp.Diff(want, s, cmp.AllowUnexported(storage.QRSession{})); diff != "" {
 		t.Errorf("a change of the clone reached the record:\n%s", diff)
 	}
+	// A slice that both share would be the same in want too.
+	for _, text := range []string{s.Scopes[0], s.ACRValues[0], s.Audience[0], s.Approval.Scopes[0], s.Approval.AMR[0]} {
+		if text == "x" {
+			t.Errorf("a slice of the clone is the record's: %+v", s)
+		}
+	}
 	if events := s.TakeEvents(); len(events) != 3 || len(s.TakeEvents()) != 0 {
 		t.Errorf("%d events, taken once", len(events))
 	}
