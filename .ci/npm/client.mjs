@@ -1,6 +1,7 @@
 // What the tests of openid-client share.
 
 import assert from 'node:assert/strict'
+import { setTimeout as sleep } from 'node:timers/promises'
 import * as client from 'openid-client'
 
 export const qrCode = 'urn:qrgrant:params:oauth:grant-type:qr_code'
@@ -8,11 +9,24 @@ export const deviceCode = 'urn:ietf:params:oauth:grant-type:device_code'
 
 // discover returns a client that also checks the signature of every ID token against the JWKS, and that it is
 // made with the algorithm that is registered in server.yaml.
-export function discover(server, clientId, { secret, alg = 'ES256' } = {}) {
-  const authentication = secret ? client.ClientSecretBasic(secret) : client.None()
-  return client.discovery(new URL(server.issuer), clientId, { id_token_signed_response_alg: alg }, authentication, {
-    execute: [client.allowInsecureRequests, client.enableNonRepudiationChecks],
+export function discover(server, clientId, { secret, key, alg = 'ES256', metadata, execute = [] } = {}) {
+  let authentication = secret ? client.ClientSecretBasic(secret) : client.None()
+  if (key) authentication = client.PrivateKeyJwt(key.privateKey, edDSA(key))
+  const said = { id_token_signed_response_alg: alg, ...metadata }
+  return client.discovery(new URL(server.issuer), clientId, said, authentication, {
+    execute: [client.allowInsecureRequests, client.enableNonRepudiationChecks, ...execute],
   })
+}
+
+// edDSA has a key of Ed25519 sign under the name that RFC 8037 gave the algorithm. The libraries write the newer one
+// of RFC 9864, which the server does not know.
+export function edDSA({ jwks }) {
+  if (jwks.keys[0].alg !== 'EdDSA') return undefined
+  return {
+    [client.modifyAssertion](header) {
+      header.alg = 'EdDSA'
+    },
+  }
 }
 
 export async function pkce() {
@@ -23,19 +37,20 @@ export async function pkce() {
   }
 }
 
-// request makes an authorization request with PKCE, state and nonce, and what its answer must be checked against.
-export async function request(config, parameters) {
+// question makes the parameters of an authorization request with PKCE, state and nonce, and what its answer must be
+// checked against.
+export async function question(parameters) {
   const { verifier, challenge } = await pkce()
   const expectedState = client.randomState()
   const expectedNonce = client.randomNonce()
-  const url = client.buildAuthorizationUrl(config, {
-    scope: 'openid profile',
-    state: expectedState,
-    nonce: expectedNonce,
-    ...challenge,
-    ...parameters,
-  })
-  return { url, checks: { pkceCodeVerifier: verifier, expectedState, expectedNonce, idTokenExpected: true } }
+  const asked = { scope: 'openid profile', state: expectedState, nonce: expectedNonce, ...challenge, ...parameters }
+  return { asked, checks: { pkceCodeVerifier: verifier, expectedState, expectedNonce, idTokenExpected: true } }
+}
+
+// request is question as an address.
+export async function request(config, parameters) {
+  const { asked, checks } = await question(parameters)
+  return { url: client.buildAuthorizationUrl(config, asked), checks }
 }
 
 async function failure(promise, code) {
@@ -70,8 +85,44 @@ export async function challenges(promise, code) {
   assert.equal(error.cause[0].parameters.error, code)
 }
 
-export function checkClaims(server, tokens, { clientId, nonce }) {
-  assert.equal(tokens.token_type, 'bearer')
+// scannedByPhone polls for the tokens of a session while the phone scans what the screen shows and approves it. poll
+// is given the qr_seq of the last answer; bodyOf takes the OAuth error out of what it throws.
+export async function scannedByPhone(phone, opened, poll, bodyOf) {
+  let scan
+  let approval
+  let seq
+  for (let polls = 0; polls < 10; polls++) {
+    const polling = poll(seq)
+    // A person takes a moment, so the scan meets a poll that is already held; if it did not, this only lasts longer.
+    scan ??= sleep(250).then(() => phone.scan(opened.qr.payload))
+    try {
+      const tokens = await polling
+      assert.equal((await approval).state, 'approved')
+      return tokens
+    } catch (err) {
+      const body = bodyOf(err)
+      assert.equal(err.status, 400)
+      assert.equal(body.error, 'authorization_pending')
+      seq = body.qr_seq
+      if (body.qr_status === 'scanned') {
+        assert.match(body.check_code, /^[1-9][0-9]$/)
+        approval ??= phone.decide(await scan, 'approve', body.check_code)
+      }
+      // Only a poll that was not held owes the interval.
+      if (!err.response.headers.has('preference-applied')) await sleep(opened.interval * 1000)
+    }
+  }
+  return assert.fail('too many polls')
+}
+
+// prefer has every request of fetch ask for an answer that waits for the given seconds.
+export function prefer(seconds) {
+  return (url, options) =>
+    fetch(url, { ...options, headers: { ...Object.fromEntries(new Headers(options.headers)), prefer: `wait=${seconds}` } })
+}
+
+export function checkClaims(server, tokens, { clientId, nonce, type = 'bearer' }) {
+  assert.equal(tokens.token_type, type)
   assert.ok(tokens.access_token)
   assert.ok(tokens.expires_in > 0 && tokens.expires_in <= 600)
   const claims = tokens.claims()

@@ -2,17 +2,10 @@
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 import * as client from 'openid-client'
-import { checkClaims, deviceCode, discover, pkce, qrCode, rejectsWith } from './client.mjs'
+import { checkClaims, deviceCode, discover, pkce, prefer, qrCode, rejectsWith, scannedByPhone } from './client.mjs'
 import { Phone } from './phone.mjs'
 import { Server } from './server.mjs'
-
-// preferWait makes every request of config a long poll of the given seconds.
-function preferWait(config, seconds) {
-  config[client.customFetch] = (url, options) =>
-    fetch(url, { ...options, headers: { ...Object.fromEntries(new Headers(options.headers)), prefer: `wait=${seconds}` } })
-}
 
 describe('openid-client: direct door', { concurrency: true, timeout: 120_000 }, () => {
   let server
@@ -66,38 +59,17 @@ describe('openid-client: direct door', { concurrency: true, timeout: 120_000 }, 
     assert.equal(opened.verification_uri_complete, undefined)
     assert.match(opened.qr.payload, /\/Q#1[A-Z2-7]{44}$/)
 
-    preferWait(config, 10)
+    config[client.customFetch] = prefer(10)
     const poll = (seq) =>
       client.genericGrantRequest(config, qrCode, {
         device_code: opened.device_code,
         code_verifier: verifier,
         ...(seq === undefined ? {} : { qr_seq: String(seq) }),
       })
-    let scan
-    let approval
-    let tokens
-    let seq
-    for (let polls = 0; !tokens; polls++) {
-      assert.ok(polls < 10, 'too many polls')
-      const polling = poll(seq)
-      // A person takes a moment, so the scan meets a poll that is already held; if it did not, this only lasts longer.
-      scan ??= sleep(250).then(() => phone.scan(opened.qr.payload))
-      try {
-        tokens = await polling
-      } catch (err) {
-        if (!(err instanceof client.ResponseBodyError)) throw err
-        assert.equal(err.status, 400)
-        assert.equal(err.error, 'authorization_pending')
-        seq = err.cause.qr_seq
-        if (err.cause.qr_status === 'scanned') {
-          assert.match(err.cause.check_code, /^[1-9][0-9]$/)
-          approval ??= phone.decide(await scan, 'approve', err.cause.check_code)
-        }
-        // Only a poll that was not held owes the interval.
-        if (!err.response.headers.has('preference-applied')) await sleep(opened.interval * 1000)
-      }
-    }
-    assert.equal((await approval).state, 'approved')
+    const tokens = await scannedByPhone(phone, opened, poll, (err) => {
+      if (!(err instanceof client.ResponseBodyError)) throw err
+      return err.cause
+    })
     const claims = checkClaims(server, tokens, { clientId: 'cli', nonce })
     assert.ok(claims.amr.includes('mca'), `amr is ${claims.amr}`)
     await rejectsWith(poll(), 'invalid_grant')

@@ -4,13 +4,14 @@
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { randomBytes, randomUUID } from 'node:crypto'
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { exportJWK, generateKeyPair } from 'jose'
 
 // RelyingParty takes what browsers and the provider send to the clients.
 class RelyingParty extends EventEmitter {
@@ -49,6 +50,15 @@ class RelyingParty extends EventEmitter {
   }
 }
 
+// makeKey makes the key of clients that have one in place of a secret: what they sign with, and the set that is
+// registered for them.
+async function makeKey(alg) {
+  const { privateKey, publicKey } = await generateKeyPair(alg)
+  const kid = randomUUID()
+  const jwks = { keys: [{ ...(await exportJWK(publicKey)), alg, kid, use: 'sig' }] }
+  return { privateKey: { key: privateKey, kid }, jwks }
+}
+
 export class Server {
   end = () => this.process?.kill('SIGTERM')
 
@@ -68,10 +78,19 @@ export class Server {
     // Made here and now: nothing that looks like a secret stands in the repository.
     this.person = { login: 'alice', password: randomUUID() }
     this.secret = randomBytes(32).toString('base64url')
+    this.initialToken = randomBytes(32).toString('base64url')
+    this.keys = { ES256: await makeKey('ES256'), EdDSA: await makeKey('EdDSA') }
     this.directory = mkdtempSync(join(tmpdir(), 'qrgrant-'))
     const config = join(this.directory, 'server.yaml')
     const template = readFileSync(new URL('server.yaml', import.meta.url), 'utf8')
-    writeFileSync(config, template.replaceAll('http://127.0.0.1:0', this.party.origin))
+    const values = {
+      'http://127.0.0.1:0': this.party.origin,
+      INITIAL_TOKEN_SHA256: createHash('sha256').update(this.initialToken).digest('hex'),
+      ES256_KEYS: JSON.stringify(this.keys.ES256.jwks),
+      EDDSA_KEYS: JSON.stringify(this.keys.EdDSA.jwks),
+    }
+    const filled = Object.entries(values).reduce((text, [name, value]) => text.replaceAll(name, value), template)
+    writeFileSync(config, filled)
     this.log = join(process.env.QRGRANT_LOGS ?? this.directory, `serve-${process.pid}.log`)
     const log = openSync(this.log, 'a')
     const flags = ['--addr', '127.0.0.1:0', '--db', join(this.directory, 'qrgrant.db'), '--config', config]
