@@ -9,13 +9,22 @@
 //
 // provider.go starts everything; router.go is the one route table; compose.go the one call to
 // fosite, with session.go, strategy.go, idtoken.go, pkce.go and openid.go as what is ours in
-// it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go),
+// it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go; what is
+// answered beside or in place of a code is in frontchannel.go), par.go, register.go,
 // userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
 // sessions.go (what the phone lists and ends), account.go (the same as a page), openapi.go,
-// applinks.go, health.go. clientauth.go, errors.go, browser.go, render.go, static.go,
+// applinks.go, health.go. clientauth.go (with clientassertion.go and clientkeys.go), proof.go
+// (DPoP, see package dpop), bearer.go, errors.go, browser.go, render.go, static.go,
 // clientview.go, guard.go (with knownbrowser.go, hashqueue.go and nobody.go), password.go,
-// address.go and keys.go serve several of them; standing.go says whether a token, a person and a
-// sign-in still hold; claims.go what a request may learn of a person; approval.go wires package qr.
+// address.go and keys.go serve several of them; accesstoken.go says what is in a JWT access token,
+// resource.go whom a token may be for, pairwise.go who a person is to a client; standing.go
+// whether a token, a person and a sign-in still hold; claims.go what a request may learn of a
+// person; approval.go wires package qr.
+//
+// clientmetadata.go reads what clients say of themselves: when they register (register.go,
+// registration.go), and in a document at the address that is their id (metadatadocument.go). What
+// is read from addresses that clients name is read by internal/fetch, and what programs are told
+// is written by internal/reply.
 //
 // /Q is where a QR code leads that the phone's own camera has read: q.js hands the frame over at
 // once, a sealed cookie holds it while its person signs in (q.go), and device.go shows the card.
@@ -23,7 +32,9 @@
 // # The code flow
 //
 //  1. authorize.go reads the request; a fault without a good redirect URI is a page. A POST
-//     comes back as a GET, because Lax cookies do not travel with a form of another site.
+//     comes back as a GET, because Lax cookies do not travel with a form of another site. Of a
+//     pushed or a signed request only what was pushed or signed counts; the pages in between
+//     carry what leads to it, and the code uses a pushed one up in its own unit of work.
 //  2. proceed decides: sign in (login.go), ask (consent.go), or answer. What lies between is
 //     carried in the forms, sealed with an HMAC that is bound to the browser and the sign-in
 //     (browser.go); nothing is stored before the person has signed in.
@@ -95,16 +106,26 @@
 // specification asks for a token when somebody signs out, and the idle time of a browser passes
 // without anybody at the server.
 //
-// Not here yet: DPoP, pushed requests, request objects, resource indicators and dynamic
-// registration.
+// A JWT access token is stored by its hash like an opaque one: our own endpoints ask the store,
+// and it ends there when its sign-in does. Only resource servers that verify it by themselves
+// trust it until its exp.
+//
+// The nonces of DPoP proofs come of the server keys and the clock, so that they cost nothing to
+// keep and every process takes those of the others. Identifiers of proofs and assertions are
+// kept in memory and written behind: a crash forgets those of its last moments, and the nonce
+// bounds for how long that matters.
 //
 // # Specifications
 //
 //   - RFC 6749, 6750 (OAuth 2.0, Bearer), 7636 (PKCE, S256 only), 9700 (security), 8252 §7.3
 //     (loopback redirects) and §8.6, 9207 (iss)
 //   - RFC 7009 (revocation), 7662 (introspection), 8414 (metadata), 7517 (JWK sets)
+//   - RFC 9126 (pushed requests), 9449 (DPoP), 7521 and 7523 §2.2, §3 (private_key_jwt), 9101
+//     (request objects), 8707 (resource indicators), 9068 (JWT access tokens), 7591 and 7592
+//     (registration), OAuth Client ID Metadata Document (draft)
 //   - RFC 8628 (device grant) and the QR grant, see package qr
-//   - OpenID Connect Core 1.0 §2, §3.1, §5, §11, §12 and Discovery 1.0 §3, §4
+//   - OpenID Connect Core 1.0 §2, §3, §5, §6, §8, §9, §10.1.1, §11, §12, Discovery 1.0 §3, §4 and
+//     Dynamic Client Registration 1.0
 //   - OAuth 2.0 Form Post Response Mode, OpenID Connect RP-Initiated Logout 1.0 and
 //     Back-Channel Logout 1.0
 package provider
