@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ type pocket struct {
 	// app is the application's address; stop ends its server.
 	app  string
 	stop func()
+	// unaware makes the provider one that has never heard of DPoP.
+	unaware atomic.Bool
 	// sent are the paths that the application's own server was asked for.
 	mu   sync.Mutex
 	sent []string
@@ -47,13 +50,14 @@ func openPocket(t *testing.T, o providertest.Options) *pocket {
 	k := &pocket{t: t, app: "http://localhost:" + port}
 	o.HTTP = true
 	o.Clients = append(o.Clients, &storage.Client{
-		ID: "mobile", Name: "Approver", FirstParty: true, Approver: true,
+		ID: "mobile", Name: "Approver", FirstParty: true, Approver: true, RequireDPoP: true,
 		RedirectURIs: []string{k.app + "/"}, PostLogoutRedirectURIs: []string{k.app + "/"},
 		GrantTypes: []string{"authorization_code", "refresh_token"}, Scopes: []string{"openid", "profile", "offline_access", "qr:approve"},
 	})
 	k.Server = providertest.NewServer(t, o)
 	// The application compares ID tokens with the real time.
 	k.Clock.Advance(time.Since(k.Clock.Now()))
+	k.HTTP.Config.Handler = http.HandlerFunc(k.serve)
 	handler, err := (&phoneapp.App{Issuer: k.Issuer, ClientID: "mobile", URL: k.app}).Handler()
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +77,28 @@ func openPocket(t *testing.T, o providertest.Options) *pocket {
 	return k
 }
 
+// serve is the provider, as one whose answers tell the time of its own clock.
+func (k *pocket) serve(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Date", k.Clock.Now().UTC().Format(http.TimeFormat))
+	if k.unaware.Load() {
+		r.Header.Del("DPoP")
+		query := r.URL.Query()
+		query.Del("dpop_jkt")
+		r.URL.RawQuery = query.Encode()
+	}
+	k.Provider.ServeHTTP(w, r)
+}
+
+// refusesFirst declares that the provider refuses requests to a path for the want of a new nonce,
+// or of another time of day, which the console takes for faults.
+func (k *pocket) refusesFirst(p *chromium.Page, path string) {
+	status := "401 (Unauthorized)"
+	if path == "/token" {
+		status = "400 (Bad Request)"
+	}
+	p.Expect("status of " + status + " " + k.URL(path))
+}
+
 // aPhone is the screen that the application is made for.
 func aPhone() chromium.PageOptions {
 	return chromium.PageOptions{Width: 390, Height: 844, Scale: 2, Mobile: true}
@@ -90,6 +116,7 @@ func (k *pocket) signIn(p *chromium.Page) *chromium.Page {
 
 func (k *pocket) password(p *chromium.Page) {
 	k.t.Helper()
+	k.refusesFirst(p, "/token")
 	p.WaitURL(k.Issuer + "/authorize?")
 	p.Type("#login", providertest.AliceLogin)
 	p.Type("#password", providertest.AlicePassword)

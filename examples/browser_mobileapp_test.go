@@ -80,6 +80,7 @@ func TestBrowserMobileVerdicts(t *testing.T) {
 		"run out": {"cli", func(t *testing.T, p *chromium.Page, pc *screen) {
 			t.Helper()
 			p.Expect("status of 410")
+			pc.k.refusesFirst(p, "/qr/decision")
 			code := pc.code()
 			pc.k.Clock.Advance(4 * time.Minute)
 			p.Type("#check_code", code)
@@ -247,7 +248,7 @@ func TestBrowserMobileSignIn(t *testing.T) {
 	for _, foreign := range []bool{true, false} {
 		p.Click("#sign_in")
 		p.WaitURL(k.Issuer + "/authorize?")
-		if query := chromium.Eval[string](p, "location.search"); !strings.Contains(query, "code_challenge_method=S256") || !strings.Contains(query, "nonce=") {
+		if query := chromium.Eval[string](p, "location.search"); !strings.Contains(query, "code_challenge_method=S256") || !strings.Contains(query, "nonce=") || !strings.Contains(query, "dpop_jkt=") {
 			t.Errorf("the request is %s", query)
 		}
 		// An answer of another provider to this request, and one of this provider to another.

@@ -45,6 +45,10 @@ func openGround(t *testing.T, o chromium.PageOptions, args ...string) *ground {
 	})
 	g.page.Navigate(g.address)
 	g.app = g.page.Frame(g.phone)
+	// The phone's first proof has no nonce yet, which the console takes for a fault.
+	for _, p := range []*chromium.Page{g.page, g.app} {
+		p.Expect(g.issuer + "/token")
+	}
 	return g
 }
 

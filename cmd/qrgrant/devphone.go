@@ -13,7 +13,7 @@ import (
 // seedMobile is the client of the example phone application that dev runs.
 func seedMobile(address string) clientConfig {
 	return clientConfig{
-		ID: mobileClient, Name: "Phone app", FirstParty: true, Approver: true,
+		ID: mobileClient, Name: "Phone app", FirstParty: true, Approver: true, RequireDPoP: true,
 		RedirectURIs: []string{address + "/"}, PostLogoutRedirectURIs: []string{address + "/"},
 		GrantTypes: []string{"authorization_code", "refresh_token"},
 		Scopes:     []string{"openid", "profile", "offline_access", qr.ApproveScope},

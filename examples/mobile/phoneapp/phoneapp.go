@@ -7,7 +7,8 @@
 //
 // # The way of one approval
 //
-//  1. oauth.js signs in by code and PKCE and keeps the tokens; api.js calls the provider.
+//  1. oauth.js signs in by code and PKCE and keeps the tokens; api.js calls the provider. dpop.js
+//     binds the tokens to a key and proves it with every request.
 //  2. scanner.js looks through the camera, app.js at what it read: only codes of the issuer.
 //  3. card.js shows what the provider says about the asker, and takes the number.
 //  4. devices.js, a page of its own, lists what was approved and ends it.
@@ -15,10 +16,12 @@
 // # Design
 //
 // The access token lives in memory. The refresh token lives in IndexedDB, because an installed
-// application must not forget its person when it is closed. The risk: script that somebody
-// smuggles into this origin could take it, and a refresh token of a public client needs nothing
-// else. Therefore the pages run no script but their own files, build no markup from text
-// (Content-Security-Policy with Trusted Types), and the provider rotates the token and ends the family
+// application must not forget its person when it is closed. Beside it lives a key that cannot be
+// exported, and the provider takes neither token without a proof of that key (RFC 9449): a copy
+// of the tokens is worth nothing. The risk that is left: script that somebody smuggles into this
+// origin cannot take the key away, but use it while the page is open. Therefore the pages run no
+// script but their own files, build no markup from text (Content-Security-Policy with Trusted
+// Types), and the provider rotates the token and ends the family
 // when a used one comes back. Nothing else should be served at the same origin. A native
 // application would use the phone's key store.
 //

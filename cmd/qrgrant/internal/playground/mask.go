@@ -141,7 +141,7 @@ func shownRequestHeaders() []string {
 }
 
 func shownAnswerHeaders() []string {
-	return []string{"Location", "Content-Type", "Preference-Applied", "Retry-After", "WWW-Authenticate", "Set-Cookie"}
+	return []string{"Location", "Content-Type", "Preference-Applied", "Retry-After", "WWW-Authenticate", "DPoP-Nonce", "Set-Cookie"}
 }
 
 // headerLines shows headers, with what proves something masked.

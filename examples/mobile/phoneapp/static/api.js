@@ -1,18 +1,18 @@
 // The provider's endpoints for phones.
-import { accessToken, ask, body, Fault, metadata } from './oauth.js';
+import { body, Fault } from './ask.js';
+import { prove } from './dpop.js';
+import { accessToken, metadata } from './oauth.js';
 
 // call sends a request with an access token. A token that has expired is refreshed once.
 async function call(address, method, json) {
-  const send = bearer => ask(address, {
-    method,
-    headers: { authorization: 'Bearer ' + bearer, ...(json && { 'content-type': 'application/json' }) },
-    body: json && JSON.stringify(json),
-  });
-  const bearer = await accessToken();
-  let reply = await send(bearer);
+  const send = token => prove(address, {
+    method, headers: json && { 'content-type': 'application/json' }, body: json && JSON.stringify(json),
+  }, token);
+  const token = await accessToken();
+  let reply = await send(token);
   let answer = await body(reply);
   if (reply.status === 401 && answer.error === 'invalid_token') {
-    reply = await send(await accessToken(bearer));
+    reply = await send(await accessToken(token));
     answer = await body(reply);
   }
   if (reply.ok) return answer;

@@ -1,9 +1,11 @@
 // The application: which screen is on, and what leads from one to the next.
 import { scan } from './api.js';
+import { Fault } from './ask.js';
 import { card } from './card.js';
 import { devices } from './devices.js';
 import { button, el, known, language, say, show, t } from './dom.js';
-import { Fault, metadata, returned, signedIn, signIn, signOut } from './oauth.js';
+import { held } from './dpop.js';
+import { metadata, returned, signedIn, signIn, signOut } from './oauth.js';
 import { hear, tell as tellOuter } from './outer.js';
 import { open } from './scanner.js';
 import { forget, keep, kept } from './store.js';
@@ -29,6 +31,7 @@ async function start() {
   }
   try {
     await returned();
+    if (await signedIn()) await held();
   } catch (fault) {
     await failed(fault);
     return;
@@ -63,7 +66,7 @@ async function guarded(work) {
 async function failed(fault, ...next) {
   if (!(fault instanceof Fault)) console.error(fault);
   const key = fault instanceof Fault ? fault.key : 'server_error';
-  if (key === 'signed_out' || !await signedIn()) {
+  if (fault.over || !await signedIn()) {
     welcome(key);
     return;
   }

@@ -1,7 +1,8 @@
 // The linked devices: every sign-in that this person approved, and its end.
 import { revokeAll, revokeSession, sessions } from './api.js';
+import { Fault } from './ask.js';
 import { el, language, say, show, t } from './dom.js';
-import { drop, Fault } from './oauth.js';
+import { drop } from './oauth.js';
 import { tell } from './outer.js';
 
 // devices shows the list. said is what has just been done.
@@ -12,7 +13,7 @@ export async function devices(said) {
   try {
     list = (await sessions()).sessions;
   } catch (fault) {
-    if (!(fault instanceof Fault) || fault.key === 'signed_out') throw fault;
+    if (!(fault instanceof Fault) || fault.over) throw fault;
     show(t('devices'), el('p', { id: 'fault', class: 'fault' }, t(fault.key === 'offline' || fault.key === 'no_sessions' ? fault.key : 'server_error')), back);
     return;
   }
@@ -62,7 +63,7 @@ function asking(id, label, work) {
       try {
         await work();
       } catch (fault) {
-        if (fault.key === 'signed_out') location.assign('/');
+        if (fault.over) location.assign('/');
         yes.disabled = false;
         error.hidden = false;
         error.textContent = t(fault.key === 'offline' || fault.key === 'no_sessions' ? fault.key : 'server_error');

@@ -1,31 +1,12 @@
-// Sign-in by code and PKCE (RFC 7636) as a public client, and the tokens.
+// Sign-in by code and PKCE (RFC 7636) as a public client, and the tokens, bound to a key (dpop.js).
+import { ask, body, Fault } from './ask.js';
+import { digest, prove, random, thumbprint } from './dpop.js';
 import { framed, tell } from './outer.js';
 import { forget, forgetAll, keep, kept } from './store.js';
 
 const { issuer, client, url } = document.documentElement.dataset;
 const redirectURI = url + '/';
 const scope = 'openid profile offline_access qr:approve';
-
-// A Fault is what the person is told: a key of the texts, and what the provider said beside it.
-export class Fault extends Error {
-  constructor(key, detail = {}) {
-    super(key);
-    this.key = key;
-    this.detail = detail;
-  }
-}
-
-// ask fetches, and tells a network without answers from an answer.
-export async function ask(address, options = {}) {
-  try {
-    return await fetch(address, { cache: 'no-store', credentials: 'omit', redirect: 'error', referrerPolicy: 'no-referrer', signal: AbortSignal.timeout(20_000), ...options });
-  } catch {
-    throw new Fault('offline');
-  }
-}
-
-// body reads an answer that should be JSON; an empty object when it is none.
-export const body = reply => reply.json().catch(() => ({}));
 
 let documents;
 
@@ -46,18 +27,15 @@ export function metadata() {
   return documents;
 }
 
-const base64url = bytes => btoa(String.fromCharCode(...new Uint8Array(bytes))).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
-const random = () => base64url(crypto.getRandomValues(new Uint8Array(32)));
-
 // signIn leads to the provider. extra are parameters such as those of a step-up (RFC 9470).
 export async function signIn(extra = {}) {
   const { op } = await metadata();
   const asked = { state: random(), nonce: random(), verifier: random() };
-  const challenge = base64url(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(asked.verifier)));
+  const [challenge, key] = [await digest(asked.verifier), await locked(thumbprint)];
   await keep('asked', asked);
   const query = new URLSearchParams({
     response_type: 'code', client_id: client, redirect_uri: redirectURI, scope, state: asked.state, nonce: asked.nonce,
-    code_challenge: challenge, code_challenge_method: 'S256', ui_locales: navigator.language, ...extra,
+    code_challenge: challenge, code_challenge_method: 'S256', dpop_jkt: key, ui_locales: navigator.language, ...extra,
   });
   const address = op.authorization_endpoint + '?' + query;
   if (framed) tell({ type: 'authorize', address });
@@ -78,7 +56,8 @@ export async function returned() {
   const reply = await token({ grant_type: 'authorization_code', code: query.get('code') ?? '', redirect_uri: redirectURI, code_verifier: asked.verifier });
   const answer = await body(reply);
   const claims = reply.ok && readIDToken(answer.id_token);
-  if (!claims || claims.iss !== issuer || ![claims.aud].flat().includes(client) || claims.nonce !== asked.nonce || claims.exp * 1000 < Date.now() - clockSkew) {
+  // A token that is not bound is not what was asked for, and good for whoever finds it.
+  if (!claims || answer.token_type?.toLowerCase() !== 'dpop' || claims.iss !== issuer || ![claims.aud].flat().includes(client) || claims.nonce !== asked.nonce || claims.exp * 1000 < Date.now() - clockSkew) {
     throw new Fault('sign_in_failed');
   }
   if (!(answer.scope ?? scope).split(' ').includes('qr:approve')) throw new Fault('not_an_approver');
@@ -91,7 +70,7 @@ export async function returned() {
 // name asks who it is; the name is only shown, so without an answer there is none.
 async function name(sub) {
   const { op } = await metadata();
-  const reply = await ask(op.userinfo_endpoint, { headers: { authorization: 'Bearer ' + access.value } }).catch(() => null);
+  const reply = await prove(op.userinfo_endpoint, { method: 'GET' }, access.value).catch(() => null);
   const claims = reply?.ok ? await body(reply) : {};
   if (claims.sub === sub) await keep('person', { ...await kept('person'), name: claims.name ?? claims.preferred_username });
 }
@@ -112,7 +91,7 @@ function readIDToken(raw) {
 
 async function token(form) {
   const { op } = await metadata();
-  return ask(op.token_endpoint, { method: 'POST', body: new URLSearchParams({ client_id: client, ...form }) });
+  return prove(op.token_endpoint, { method: 'POST', body: new URLSearchParams({ client_id: client, ...form }) });
 }
 
 async function revoke(value) {

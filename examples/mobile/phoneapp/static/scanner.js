@@ -1,5 +1,5 @@
 // The camera. It is asked for only from a click.
-import { ask, Fault } from './oauth.js';
+import { ask, Fault } from './ask.js';
 
 // The side of the square that is sent, in pixels, and the pause between two of them.
 const side = 640;

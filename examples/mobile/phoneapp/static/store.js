@@ -1,7 +1,8 @@
 // What outlives a page, in IndexedDB: person (the refresh token, the ID token and the name; see the
-// package comment for what that risks), asked (the sign-in under way) and pending (the code that
-// is being claimed). Not in sessionStorage: Chromium has been seen to return what an earlier page
-// had written there, after the way to the provider and back.
+// package comment for what that risks), key (what the tokens are bound to) and nonce (for its
+// proofs; both are dpop.js's), asked (the sign-in under way) and pending (the code that is being
+// claimed). Not in sessionStorage: Chromium has been seen to return what an earlier page had
+// written there, after the way to the provider and back.
 function run(mode, work) {
   return new Promise((resolve, reject) => {
     const opening = indexedDB.open('approver', 1);

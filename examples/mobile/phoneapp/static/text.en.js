@@ -83,6 +83,7 @@ export default {
   sign_in_failed: 'The sign-in failed. Try again.',
   not_an_approver: 'This app may not approve sign-ins. Tell the people who run the server.',
   signed_out: 'You have been signed out. Sign in again.',
+  key_lost: 'This phone has lost the key to its sign-in. Sign in again.',
   insecure: 'The camera works on https pages only. Open this app by its https address.',
   camera_refused: 'You have not allowed the camera. Allow it in the settings of the browser, or type the code.',
   camera_busy: 'Another app is using the camera. Close it, or type the code.',

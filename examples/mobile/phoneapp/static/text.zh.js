@@ -83,6 +83,7 @@ export default {
   sign_in_failed: '登录失败，请重试。',
   not_an_approver: '此应用无权批准登录。请告知服务器的管理者。',
   signed_out: '您已退出登录。请重新登录。',
+  key_lost: '本手机的登录密钥已丢失。请重新登录。',
   insecure: '相机只能在 https 页面中使用。请用 https 地址打开此应用。',
   camera_refused: '您未允许使用相机。请在浏览器设置中允许，或输入代码。',
   camera_busy: '其他应用正在使用相机。请关闭它，或输入代码。',
