@@ -89,8 +89,9 @@ func TestPairwiseSubjectsOutliveARestart(t *testing.T) {
 	if len(pairwise) != 1 || len(pairwise[0].Secret) != 32 {
 		t.Errorf("%v", pairwise)
 	}
-	if jwks := again.Get(t.Context(), again.Client(), "/jwks"); strings.Contains(jwks.Body, "pairwise") {
-		t.Error(jwks.Body)
+	jwks := again.Get(t.Context(), again.Client(), "/jwks")
+	if published, _ := jwks.JSON()["keys"].([]any); jwks.Status != http.StatusOK || len(published) != 3 || strings.Contains(jwks.Body, "pairwise") {
+		t.Errorf("%d %s", jwks.Status, jwks.Body)
 	}
 }
 
