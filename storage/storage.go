@@ -103,6 +103,12 @@ type Clients interface {
 	Client(ctx context.Context, id string) (*Client, error)
 	// Clients lists every client by id.
 	Clients(ctx context.Context) ([]*Client, error)
+	// UpdateClient runs fn on the current record and stores what fn made of it, as one
+	// compare-and-swap: an operator may switch a client off while its document is read, or while
+	// a person grants it something. An error of fn is returned as it is and nothing is stored;
+	// inside a unit of work fn runs when that commits, and Tx returns its error. fn must be pure:
+	// it may run again. It must leave the ID alone.
+	UpdateClient(ctx context.Context, id string, fn func(*Client) error) error
 	// DeleteClient removes a client; removing it again changes nothing.
 	DeleteClient(ctx context.Context, id string) error
 }

@@ -32,6 +32,15 @@ func (s *Store) Clients(ctx context.Context) ([]*storage.Client, error) {
 	return all[storage.Client](ctx, s, bucketClient)
 }
 
+// UpdateClient implements storage.Clients.
+func (s *Store) UpdateClient(ctx context.Context, id string, fn func(*storage.Client) error) error {
+	key := []byte(id)
+	return update(ctx, s, bucketClient, key, func(tx *bbolt.Tx, c *storage.Client) error {
+		s.clients.forgetOnCommit(tx, key)
+		return fn(c)
+	})
+}
+
 // DeleteClient implements storage.Clients.
 func (s *Store) DeleteClient(ctx context.Context, id string) error {
 	key := []byte(id)

@@ -1,6 +1,7 @@
 package bolt_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -245,4 +246,39 @@ func opening(n int, at time.Time) *storage.QRSession {
 	// The last bytes choose the shard; spread them as random ids would be.
 	qs.ID[0] ^= byte(n * 7)
 	return qs
+}
+
+func TestARevocationOfNothingCostsNoCommit(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	store := mustOpen(t, path, bolt.Options{})
+	token := &storage.Token{Kind: storage.TokenRefresh, Subject: "alice", ClientID: "web", Active: true, ExpiresAt: time.Unix(1000, 0)}
+	if err := store.PutToken(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		filter storage.TokenFilter
+		want   int
+	}{
+		{storage.TokenFilter{Subject: "bob", ClientID: "web"}, 0},
+		{storage.TokenFilter{Subject: "alice", ClientID: "other"}, 0},
+		{storage.TokenFilter{Subject: "alice", ClientID: "web"}, 1},
+		{storage.TokenFilter{Subject: "alice", ClientID: "web"}, 0},
+	} {
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revoked, err := store.RevokeTokens(t.Context(), row.filter, time.Unix(1, 0))
+		if err != nil || revoked != row.want {
+			t.Errorf("%+v: %d, %v", row.filter, revoked, err)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(before, after) != (row.want == 0) {
+			t.Errorf("%+v: the file has changed: %v", row.filter, !bytes.Equal(before, after))
+		}
+	}
 }

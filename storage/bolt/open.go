@@ -385,3 +385,26 @@ func put(s *Store, tx *bbolt.Tx, bucket string, key []byte, record any) error {
 	}
 	return in(tx, bucket).Put(key, raw)
 }
+
+// update changes one record where it stands, when the unit of work in ctx commits, or at once.
+func update[T any](ctx context.Context, s *Store, bucket string, key []byte, fn func(*bbolt.Tx, *T) error) error {
+	changed := func(tx *bbolt.Tx) (*T, error) {
+		record, err := fetch[T](s, tx, bucket, key)
+		if err == nil {
+			err = fn(tx, record)
+		}
+		return record, err
+	}
+	check := func(tx *bbolt.Tx) error {
+		_, err := changed(tx)
+		return err
+	}
+	return s.write(ctx, check, func(tx *bbolt.Tx) error {
+		// Again, because the unit itself may have changed it a moment ago.
+		record, err := changed(tx)
+		if err != nil {
+			return err
+		}
+		return put(s, tx, bucket, key, record)
+	})
+}

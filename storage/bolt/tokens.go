@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -122,26 +123,7 @@ func (s *Store) UseToken(ctx context.Context, kind storage.TokenKind, sig storag
 
 // UpdateToken implements storage.Tokens.
 func (s *Store) UpdateToken(ctx context.Context, kind storage.TokenKind, sig storage.TokenSignature, fn func(*storage.Token) error) error {
-	key := tokenKey(kind, sig)
-	updated := func(tx *bbolt.Tx) (*storage.Token, error) {
-		t, err := fetch[storage.Token](s, tx, bucketToken, key)
-		if err == nil {
-			err = fn(t)
-		}
-		return t, err
-	}
-	check := func(tx *bbolt.Tx) error {
-		_, err := updated(tx)
-		return err
-	}
-	return s.write(ctx, check, func(tx *bbolt.Tx) error {
-		// Again, because the unit itself may have changed it a moment ago.
-		t, err := updated(tx)
-		if err != nil {
-			return err
-		}
-		return put(s, tx, bucketToken, key, t)
-	})
+	return update(ctx, s, bucketToken, tokenKey(kind, sig), func(_ *bbolt.Tx, t *storage.Token) error { return fn(t) })
 }
 
 func (s *Store) deactivate(tx *bbolt.Tx, t *storage.Token, now time.Time) error {
@@ -155,28 +137,40 @@ func (s *Store) RevokeTokens(_ context.Context, f storage.TokenFilter, now time.
 	if f.RequestID == "" && f.SessionID == "" && f.Subject == "" {
 		return 0, nil
 	}
-	revoked := 0
-	err := s.committer.do(nil, []operation{func(tx *bbolt.Tx) error {
-		revoked = 0
+	var found []*storage.Token
+	find := func(tx *bbolt.Tx) error {
+		found = nil
 		for _, key := range candidates(tx, f) {
 			t, err := fetch[storage.Token](s, tx, bucketToken, key)
 			if err != nil {
 				return err
 			}
-			if !t.Active || !selects(f, t) {
-				continue
+			if t.Active && selects(f, t) {
+				found = append(found, t)
 			}
+		}
+		if len(found) == 0 {
+			// Whoever ends a client asks for each person, and most have nothing of it: that
+			// costs no commit.
+			return errNothing
+		}
+		return nil
+	}
+	err := s.committer.do([]operation{find}, []operation{func(tx *bbolt.Tx) error {
+		for _, t := range found {
 			if err := s.deactivate(tx, t, now); err != nil {
 				return err
 			}
-			revoked++
 		}
 		return nil
 	}})
-	if err != nil {
+	switch {
+	case errors.Is(err, errNothing):
+		return 0, nil
+	case err != nil:
 		return 0, err
 	}
-	return revoked, nil
+	return len(found), nil
 }
 
 // candidates returns the keys of the tokens that the most selective field of the filter finds.

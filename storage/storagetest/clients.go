@@ -20,6 +20,9 @@ func clientTests() map[string]func(*testing.T, Open) {
 		"a client is removed with the unit of work or not":     clientDeletedInUnit,
 		"a client that was removed can be stored once again":   clientStoredAgain,
 		"no reader brings a client back that is being removed": clientDeletedRace,
+		"a client is changed where it stands, or not at all":   clientUpdated,
+		"a client is changed with the unit of work or not":     clientUpdatedInUnit,
+		"no change of a client is lost among others":           clientUpdatedRace,
 	}
 }
 
@@ -219,4 +222,81 @@ func clientDeletedRace(t *testing.T, open Open) {
 		_, err := s.Client(t.Context(), "a")
 		wantErr(t, err, storage.ErrNotFound)
 	}
+}
+
+func clientUpdated(t *testing.T, open Open) {
+	s, reopen := open(t)
+	wantErr(t, s.PutClient(t.Context(), fullClient()), nil)
+	_, err := s.Client(t.Context(), "full")
+	wantErr(t, err, nil)
+	wantErr(t, s.UpdateClient(t.Context(), "full", func(c *storage.Client) error {
+		wantEqual(t, c, fullClient())
+		c.Name, c.Disabled, c.FreshUntil = "renamed", false, time.Time{}
+		return nil
+	}), nil)
+	want := fullClient()
+	want.Name, want.Disabled, want.FreshUntil = "renamed", false, time.Time{}
+	refuse := func(c *storage.Client) error {
+		c.Name = "refused"
+		return errRollback
+	}
+	wantErr(t, s.UpdateClient(t.Context(), "full", refuse), errRollback)
+	wantErr(t, s.UpdateClient(t.Context(), "nobody", refuse), storage.ErrNotFound)
+	wantEqual(t, clientIDs(t, s), []string{"full"})
+	for range 2 {
+		got, err := s.Client(t.Context(), "full")
+		wantErr(t, err, nil)
+		wantEqual(t, got, want)
+		s = reopen()
+	}
+}
+
+func clientUpdatedInUnit(t *testing.T, open Open) {
+	s, _ := open(t)
+	wantErr(t, s.PutClient(t.Context(), &storage.Client{ID: "a", Name: "before"}), nil)
+	rename := func(from, to string) func(*storage.Client) error {
+		return func(c *storage.Client) error {
+			if c.Name != from {
+				return storage.ErrConflict
+			}
+			c.Name = to
+			return nil
+		}
+	}
+	name := func() string {
+		got, err := s.Client(t.Context(), "a")
+		wantErr(t, err, nil)
+		return got.Name
+	}
+	for _, end := range []error{errRollback, nil} {
+		wantErr(t, s.Tx(t.Context(), func(ctx context.Context) error {
+			wantErr(t, s.UpdateClient(ctx, "a", rename("before", "after")), nil)
+			wantEqual(t, name(), "before")
+			return end
+		}), end)
+	}
+	wantEqual(t, name(), "after")
+	// A unit whose change comes too late does nothing else either.
+	wantErr(t, s.Tx(t.Context(), func(ctx context.Context) error {
+		wantErr(t, s.UpdateClient(ctx, "a", rename("before", "late")), nil)
+		wantErr(t, s.DeleteClient(ctx, "a"), nil)
+		return nil
+	}), storage.ErrConflict)
+	wantEqual(t, name(), "after")
+}
+
+func clientUpdatedRace(t *testing.T, open Open) {
+	s, _ := open(t)
+	wantErr(t, s.PutClient(t.Context(), &storage.Client{ID: "a"}), nil)
+	race(8, func(i int) {
+		for range 10 {
+			wantErr(t, s.UpdateClient(t.Context(), "a", func(c *storage.Client) error {
+				c.Contacts = append(c.Contacts, string(rune('a'+i)))
+				return nil
+			}), nil)
+		}
+	})
+	got, err := s.Client(t.Context(), "a")
+	wantErr(t, err, nil)
+	wantEqual(t, len(got.Contacts), 80)
 }
