@@ -99,8 +99,14 @@ func TestEmbedBindsToKeys(t *testing.T) {
 	if refused := postForm(t, issuer+"/token", poll); refused["error"] != "invalid_grant" {
 		t.Errorf("a redemption without the key: %v", refused)
 	}
-	if tokens := postFormBy(t, desktop, issuer+"/token", poll); tokens["access_token"] == nil || tokens["token_type"] != "DPoP" {
+	tokens = postFormBy(t, desktop, issuer+"/token", poll)
+	born, _ := tokens["access_token"].(string)
+	if born == "" || tokens["token_type"] != "DPoP" {
 		t.Errorf("tokens %v", tokens)
+	}
+	// Without its key it is not even told that it may not approve.
+	if refused := postJSON(t, issuer+"/qr/scan", born, claim); refused["error"] != "invalid_token" {
+		t.Errorf("the desktop's token as a bearer token: %v", refused)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	qrgrant "github.com/qrgrant/qrgrant/cmd/qrgrant"
 	"github.com/qrgrant/qrgrant/cmd/qrgrant/internal/player"
+	"github.com/qrgrant/qrgrant/provider/dpop"
 )
 
 // A phone is where the private networks are; containers and tunnels are not.
@@ -201,6 +202,24 @@ func TestDevTellsNoSecret(t *testing.T) {
 				t.Errorf("%s is printed", name)
 			}
 		}
+	}
+}
+
+// The phone application of dev gets no token without a key; each of its tokens is bound to one.
+func TestDevPhoneHoldsAKey(t *testing.T) {
+	t.Parallel()
+	d := startDev(t)
+	phone := &player.Approver{Issuer: d.issuer, ClientID: "mobile", RedirectURI: d.phone + "/", Login: "alice", Password: d.password, HTTP: &http.Client{}}
+	if err := phone.SignIn(t.Context()); !player.RefusedWith(err, dpop.CodeInvalidProof) {
+		t.Errorf("without a key: %v", err)
+	}
+	key, err := dpop.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	phone.Key = key
+	if err := phone.SignIn(t.Context()); err != nil || phone.TokenType() != dpop.Scheme {
+		t.Errorf("with a key: %q, %v", phone.TokenType(), err)
 	}
 }
 
