@@ -28,6 +28,9 @@ const (
 	pushedRetention = formLifetime + consentLifetime
 	// longestPushed bounds what is stored of one, in bytes.
 	longestPushed = 16 << 10
+	// pushesPerMinute bounds what one network can have stored in the name of clients that anybody
+	// can be.
+	pushesPerMinute = 120
 	// pushedVersion is written into every record; a reader refuses what it does not know.
 	pushedVersion = 1
 )
@@ -81,6 +84,9 @@ func (p *Provider) readPushed(w http.ResponseWriter, r *http.Request) (*authoriz
 	if err != nil {
 		return nil, err
 	}
+	if err := p.mayPush(r, client); err != nil {
+		return nil, err
+	}
 	if values.Has("request_uri") {
 		return nil, invalidRequest("A request_uri cannot be pushed.")
 	}
@@ -102,6 +108,19 @@ func (p *Provider) readPushed(w http.ResponseWriter, r *http.Request) (*authoriz
 		return nil, err
 	}
 	return p.readAuthorize(r.Context(), req, sent, nil)
+}
+
+// mayPush counts the network of a client that is nobody in particular: one without a secret, or one
+// that anybody can register. What it leaves here is stored before any person was asked (RFC 9126
+// §2.3 has the answer).
+func (p *Provider) mayPush(r *http.Request, client fositestore.Client) error {
+	if !client.Public() && client.Source == storage.ClientConfigured {
+		return nil
+	}
+	if wait := p.pushes.take(p.clientAddress(r), p.config.Now()); wait > 0 {
+		return tooMany(wait, "Too many requests were pushed from this network.")
+	}
+	return nil
 }
 
 // bindToProof lets a proof at /par say what dpop_jkt says (RFC 9449 §10.1).

@@ -37,6 +37,7 @@ type Provider struct {
 	clientKeys  *clientKeys
 	documents   *documents
 	registered  *registrations
+	pushes      *networkLimits
 	objects     objectCache
 	pages       *pages
 	guard       *signInGuard
@@ -77,6 +78,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, store: c.Store}
 	p.documents, p.registered = p.newDocuments(), newRegistrations()
+	p.pushes = newNetworkLimits(pushesPerMinute)
 	p.tokens = newTokens(&c, p.documents)
 	p.dpop = p.newProofs()
 	p.backchannel = newBackchannel(&c, p.keys)

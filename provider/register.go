@@ -170,6 +170,9 @@ func (p *Provider) readRegistration(w http.ResponseWriter, r *http.Request) (*st
 	if err != nil {
 		return nil, nil, serverError(err)
 	}
+	if sizeOf(members) > documentBody {
+		return nil, nil, invalidMetadata("The metadata is too long.")
+	}
 	m := &clientMetadata{members: members}
 	c, err := p.readClient(m, authBasic, authPost, storage.AuthPrivateKeyJWT, authNone)
 	if err != nil {
@@ -185,6 +188,16 @@ func (p *Provider) readRegistration(w http.ResponseWriter, r *http.Request) (*st
 	// They call the audience of an assertion what they call the token endpoint (Core §9).
 	c.AssertionAudience = storage.AudienceEndpoint
 	return c, m, nil
+}
+
+// sizeOf is about what of a registration is stored. Every client is read where all of them are
+// looked at, so that what anybody can register has to be as short as a document that describes one.
+func sizeOf(members map[string]json.RawMessage) int {
+	size := 0
+	for name, value := range members {
+		size += len(name) + len(value)
+	}
+	return size
 }
 
 // registration is GET, PUT and DELETE /register/{client_id} (RFC 7592 §2).
