@@ -82,3 +82,33 @@ func RevokeClientTokens(ctx context.Context, store storage.Store, clientID strin
 	}
 	return nil
 }
+
+// RemoveClient removes a client with all that people have given it: their tokens, and their
+// consents, which a client that gets the id later must not find. The client goes last, so that the
+// call can be repeated. Switch it off first where its id may come back: what is under way then
+// gets nothing. The end of ctx does not stop it.
+func RemoveClient(ctx context.Context, store storage.Store, clientID string, now time.Time) error {
+	// See EndSignIns.
+	ctx = context.WithoutCancel(ctx)
+	if err := RevokeClientTokens(ctx, store, clientID, now); err != nil {
+		return err
+	}
+	users, err := store.Users(ctx)
+	if err != nil {
+		return fmt.Errorf("provider: list the people: %w", err)
+	}
+	for _, u := range users {
+		// Read first: most people have none, and to remove nothing costs a commit.
+		_, err := store.Consent(ctx, u.Subject, clientID)
+		if err == nil {
+			err = store.DeleteConsent(ctx, u.Subject, clientID)
+		}
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return fmt.Errorf("provider: forget a consent: %w", err)
+		}
+	}
+	if err := store.DeleteClient(ctx, clientID); err != nil {
+		return fmt.Errorf("provider: remove a client: %w", err)
+	}
+	return nil
+}

@@ -80,6 +80,9 @@ func (p *Provider) newDocuments() *documents {
 	}
 }
 
+// errNetworkSpent is why a document was not looked for.
+var errNetworkSpent = errors.New("provider: too many documents were asked for from this network")
+
 type discoveryKey struct{}
 
 // discovering marks the requests that begin an authorization, or go on with one: only for them a
@@ -151,19 +154,27 @@ func (d *documents) look(ctx context.Context, id string, stored *storage.Client,
 			return nil, ctx.Err()
 		}
 	}
-	var c *storage.Client
-	var failed error
-	if wait := d.networks.take(address, d.now()); wait > 0 {
-		failed = errors.New("provider: too many documents were asked for from this network")
-	} else {
-		// Others wait for it too: it goes on when the one who asked first hangs up.
-		c, failed = d.fetch(context.WithoutCancel(ctx), id)
-	}
-	doc := d.leave(id, c, failed)
+	// Others wait for it too: it goes on when the one who asked first hangs up.
+	ctx = context.WithoutCancel(ctx)
+	doc := d.readNow(ctx, id, address)
 	if err := d.note(ctx, doc, stored); err != nil {
 		return nil, err
 	}
 	return d.answer(doc)
+}
+
+// readNow reads a document, on the account of a network.
+func (d *documents) readNow(ctx context.Context, id string, address netip.Addr) (doc *document) {
+	var c *storage.Client
+	failed := errors.New("provider: the reading of a document ended halfway")
+	// Deferred, so that nobody waits for ever should reading panic.
+	defer func() { doc = d.leave(id, c, failed) }()
+	if d.networks.take(address, d.now()) > 0 {
+		failed = errNetworkSpent
+		return nil
+	}
+	c, failed = d.fetch(ctx, id)
+	return nil
 }
 
 // enter returns what is known when nobody needs to read the document now; else whose reading to
@@ -217,6 +228,14 @@ func (d *documents) leave(id string, c *storage.Client, failed error) *document 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	entry := d.known[id].Value.(*document) // it stays while it is being read
+	close(entry.flight)
+	entry.flight = nil
+	if errors.Is(failed, errNetworkSpent) || errors.Is(failed, fetch.ErrBusy) {
+		// Nobody was asked, so that nothing is known: one network must not keep the others out.
+		known := *entry
+		known.failed = failed
+		return &known
+	}
 	entry.failed = failed
 	switch {
 	case failed == nil:
@@ -227,8 +246,6 @@ func (d *documents) leave(id string, c *storage.Client, failed error) *document 
 	default:
 		entry.pause = d.now().Add(documentPause)
 	}
-	close(entry.flight)
-	entry.flight = nil
 	known := *entry
 	return &known
 }
@@ -249,18 +266,28 @@ func (d *documents) answer(doc *document) (*storage.Client, error) {
 // note brings the row of a client that is stored up to date with its document: changed keys and
 // addresses count everywhere at once, and one that is gone is refused everywhere.
 func (d *documents) note(ctx context.Context, doc *document, stored *storage.Client) error {
+	vanished := errors.Is(doc.failed, fetch.ErrGone)
 	switch {
-	case stored == nil:
+	case stored == nil, doc.failed != nil && !vanished, vanished && gone(stored):
 		return nil
-	case doc.failed == nil:
-		return d.store.PutClient(ctx, doc.client)
-	case errors.Is(doc.failed, fetch.ErrGone) && !gone(stored):
+	case vanished:
 		d.logger.WarnContext(ctx, "the metadata document of a client is gone", "client_id", doc.id)
-		refused := *stored
-		refused.FreshUntil = time.Time{}
-		return d.store.PutClient(ctx, &refused)
 	}
-	return nil
+	err := d.store.UpdateClient(ctx, doc.id, func(row *storage.Client) error {
+		if vanished {
+			row.FreshUntil = time.Time{}
+			return nil
+		}
+		// The operator may have switched it off while the document was read.
+		off := row.Disabled
+		*row = *doc.client
+		row.Disabled = off
+		return nil
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // the operator has removed it
+	}
+	return err
 }
 
 // keep stores the client of a document to which a person grants something, unless it is.

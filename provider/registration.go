@@ -137,10 +137,13 @@ func (p *Provider) countClients(ctx context.Context, now time.Time) error {
 			continue
 		}
 		if unused(c) && !now.Before(c.FreshUntil) {
-			if err := p.config.Store.DeleteClient(ctx, c.ID); err != nil {
+			err := p.removeUnused(ctx, c.ID)
+			if err == nil || errors.Is(err, storage.ErrNotFound) {
+				continue
+			}
+			if !errors.Is(err, storage.ErrConflict) {
 				return fmt.Errorf("provider: remove an unused client: %w", err)
 			}
-			continue
 		}
 		kept++
 	}
@@ -154,21 +157,34 @@ func unused(c *storage.Client) bool {
 	return c.Source == storage.ClientRegistered && !c.FreshUntil.IsZero()
 }
 
+// removeUnused removes a client that nobody has granted anything; storage.ErrConflict when somebody
+// has, if only this moment.
+func (p *Provider) removeUnused(ctx context.Context, id string) error {
+	return p.config.Store.Tx(ctx, func(ctx context.Context) error {
+		err := p.config.Store.UpdateClient(ctx, id, func(c *storage.Client) error {
+			if !unused(c) {
+				return storage.ErrConflict
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return p.config.Store.DeleteClient(ctx, id)
+	})
+}
+
 // granted notes, in the unit of work that makes a code, that a person uses the client: one that
 // registered itself is kept from then on, and one that a document describes is stored, so that
 // its tokens need no document. Any other is left alone.
 func (p *Provider) granted(ctx context.Context, c *storage.Client) error {
 	switch {
 	case unused(c):
-		p.registered.mu.Lock()
-		defer p.registered.mu.Unlock()
-		// It may have been replaced or removed since the request began.
-		stored, err := p.config.Store.Client(ctx, c.ID)
-		if err != nil {
-			return err
-		}
-		stored.FreshUntil = time.Time{}
-		return p.config.Store.PutClient(ctx, stored)
+		// It may be replaced, switched off or removed until the unit commits.
+		return p.config.Store.UpdateClient(ctx, c.ID, func(stored *storage.Client) error {
+			stored.FreshUntil = time.Time{}
+			return nil
+		})
 	case c.Source == storage.ClientMetadata:
 		return p.documents.keep(ctx, c)
 	}
@@ -178,17 +194,16 @@ func (p *Provider) granted(ctx context.Context, c *storage.Client) error {
 // replaceClient stores a client that was changed, unless it has been removed since the request
 // began.
 func (p *Provider) replaceClient(ctx context.Context, c *storage.Client) error {
-	p.registered.mu.Lock()
-	defer p.registered.mu.Unlock()
-	stored, err := p.config.Store.Client(ctx, c.ID)
-	if errors.Is(err, storage.ErrNotFound) {
+	err := p.config.Store.UpdateClient(ctx, c.ID, func(stored *storage.Client) error {
+		replaced := *c
+		replaced.Disabled, replaced.FreshUntil = stored.Disabled, stored.FreshUntil
+		*stored = replaced
+		return nil
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
 		return badRegistrationToken()
-	}
-	if err != nil {
-		return unavailable(err)
-	}
-	c.Disabled, c.FreshUntil = stored.Disabled, stored.FreshUntil
-	if err := p.config.Store.PutClient(ctx, c); err != nil {
+	case err != nil:
 		return unavailable(err)
 	}
 	return nil
@@ -258,28 +273,23 @@ func (p *Provider) registeredClient(r *http.Request, id string) (*storage.Client
 	return c, nil
 }
 
-// forgetClient removes a client with all that people have given it (RFC 7592 §2.3). The client
-// goes last: whatever fails before, it can ask again.
+// forgetClient removes a client with all that people have given it (RFC 7592 §2.3). One that has
+// been given nothing costs no look at every person: anybody may register and remove such clients.
 func (p *Provider) forgetClient(ctx context.Context, id string) error {
 	// Whoever asked for it may hang up; half of it done would leave tokens nobody can end.
 	ctx = context.WithoutCancel(ctx)
-	if err := RevokeClientTokens(ctx, p.config.Store, id, p.config.Now()); err != nil {
-		return err
+	err := p.removeUnused(ctx, id)
+	if errors.Is(err, storage.ErrConflict) {
+		err = RemoveClient(ctx, p.config.Store, id, p.config.Now())
 	}
-	users, err := p.config.Store.Users(ctx)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // somebody else was faster
+	}
 	if err != nil {
-		return fmt.Errorf("provider: list the people: %w", err)
-	}
-	for _, u := range users {
-		if err := p.config.Store.DeleteConsent(ctx, u.Subject, id); err != nil {
-			return fmt.Errorf("provider: forget a consent: %w", err)
-		}
+		return err
 	}
 	p.registered.mu.Lock()
 	defer p.registered.mu.Unlock()
-	if err := p.config.Store.DeleteClient(ctx, id); err != nil {
-		return fmt.Errorf("provider: remove a client: %w", err)
-	}
 	p.registered.kept = max(0, p.registered.kept-1)
 	return nil
 }

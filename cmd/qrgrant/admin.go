@@ -247,15 +247,17 @@ func (a *admin) disableClient(r *http.Request) (any, error) {
 	if err := a.unmanagedClient(id); err != nil {
 		return nil, err
 	}
-	client, err := a.store.Client(r.Context(), id)
-	if err != nil {
+	if err := a.store.UpdateClient(r.Context(), id, switchedTo(given.Disabled)); err != nil {
 		return nil, err
 	}
-	client.Disabled = given.Disabled
-	if err := a.store.PutClient(r.Context(), client); err != nil {
-		return nil, err
+	return adminClient{ID: id, Disabled: given.Disabled}, a.endings.RevokeClientTokens(r.Context(), id)
+}
+
+func switchedTo(disabled bool) func(*storage.Client) error {
+	return func(c *storage.Client) error {
+		c.Disabled = disabled
+		return nil
 	}
-	return adminClient{ID: client.ID, Disabled: client.Disabled}, a.endings.RevokeClientTokens(r.Context(), client.ID)
 }
 
 // removeClient switches the client off first: what is still under way then gets nothing, and
@@ -267,31 +269,10 @@ func (a *admin) removeClient(r *http.Request) (any, error) {
 	}
 	// Whoever asked may go; half of it done would leave tokens that nobody sees.
 	ctx := context.WithoutCancel(r.Context())
-	client, err := a.store.Client(ctx, id)
-	if err != nil {
+	if err := a.store.UpdateClient(ctx, id, switchedTo(true)); err != nil {
 		return nil, err
 	}
-	client.Disabled = true
-	if err := a.store.PutClient(ctx, client); err != nil {
-		return nil, err
-	}
-	if err := a.endings.RevokeClientTokens(ctx, id); err != nil {
-		return nil, err
-	}
-	// A client that gets the id later is another one.
-	users, err := a.store.Users(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, u := range users {
-		if _, err := a.store.Consent(ctx, u.Subject, id); errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
-		if err := a.store.DeleteConsent(ctx, u.Subject, id); err != nil {
-			return nil, err
-		}
-	}
-	return adminClient{ID: id}, a.store.DeleteClient(ctx, id)
+	return adminClient{ID: id}, provider.RemoveClient(ctx, a.store, id, time.Now())
 }
 
 // sourceName is what people are told of who made a client.
