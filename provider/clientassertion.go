@@ -19,6 +19,7 @@ import (
 	"github.com/qrgrant/qrgrant/provider/internal/fetch"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
+	"github.com/qrgrant/qrgrant/provider/internal/jws"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -37,7 +38,9 @@ const (
 
 // assertionAlgorithms are those a client can have its assertions signed with, as metadata lists
 // them. RS256 has to be named by the client, as it is there for clients that know nothing else.
-func assertionAlgorithms() []string { return []string{"ES256", "ES384", "PS256", "EdDSA", "RS256"} }
+func assertionAlgorithms() []string {
+	return []string{"ES256", "ES384", "PS256", "EdDSA", "Ed25519", "RS256"}
+}
 
 // algorithmsOf returns what the assertions of a client may be signed with.
 func algorithmsOf(c *storage.Client) []jose.SignatureAlgorithm {
@@ -45,9 +48,18 @@ func algorithmsOf(c *storage.Client) []jose.SignatureAlgorithm {
 	case c.AuthAlg == "":
 		return []jose.SignatureAlgorithm{jose.ES256, jose.PS256, jose.EdDSA}
 	case slices.Contains(assertionAlgorithms(), c.AuthAlg):
-		return []jose.SignatureAlgorithm{jose.SignatureAlgorithm(c.AuthAlg)}
+		return []jose.SignatureAlgorithm{algorithmNamed(c.AuthAlg)}
 	}
 	return nil
+}
+
+// algorithmNamed is the algorithm of that name. EdDSA has two, and whoever registers one of them
+// may sign with the other: which one it is, the library of the client knows.
+func algorithmNamed(name string) jose.SignatureAlgorithm {
+	if name == string(jws.Ed25519) {
+		return jose.EdDSA
+	}
+	return jose.SignatureAlgorithm(name)
 }
 
 // assertion is what a client says of itself (RFC 7523 §3).

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/go-jose/go-jose/v4/json" // It tells names by their case and refuses a member twice.
 
 	"github.com/qrgrant/qrgrant/provider/internal/fetch"
+	"github.com/qrgrant/qrgrant/provider/internal/jws"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -87,11 +89,11 @@ func newClientKeys(c *Config, fetcher *fetch.Fetcher) (*clientKeys, error) {
 // error wraps fetch.ErrBusy when the fault is ours; any other is the client's, or of whoever
 // signed in its name. It bounds neither the size of the JWS nor what the payload says.
 func (k *clientKeys) verify(ctx context.Context, client *storage.Client, compact string, algs []jose.SignatureAlgorithm) (payload []byte, header jose.Header, err error) {
-	jws, err := jose.ParseSignedCompact(compact, algs)
+	signed, err := jws.Parse(compact, algs)
 	if err != nil {
 		return nil, header, fmt.Errorf("provider: %w", err)
 	}
-	header = jws.Signatures[0].Protected
+	header = signed.Signatures[0].Protected
 	if header.ExtraHeaders["crit"] != nil || header.ExtraHeaders["b64"] != nil {
 		return nil, header, errors.New("provider: a header that nobody needs")
 	}
@@ -99,12 +101,12 @@ func (k *clientKeys) verify(ctx context.Context, client *storage.Client, compact
 	if err != nil {
 		return nil, header, err
 	}
-	payload, err = verifyWith(jws, keys)
+	payload, err = verifyWith(signed, compact, keys)
 	// A key that is not known may be new (OpenID Connect Core §10.1.1); without a key id, so may
 	// be one that does not fit.
 	if client.JWKSURI != "" && (errors.Is(err, errNoKey) || err != nil && header.KeyID == "") {
 		if keys, err = k.of(ctx, client, true); err == nil {
-			payload, err = verifyWith(jws, keys)
+			payload, err = verifyWith(signed, compact, keys)
 		}
 	}
 	return payload, header, err
@@ -112,15 +114,15 @@ func (k *clientKeys) verify(ctx context.Context, client *storage.Client, compact
 
 // verifyNothing costs about what verify costs, for a client that does not exist.
 func (k *clientKeys) verifyNothing(compact string, algs []jose.SignatureAlgorithm) {
-	if jws, err := jose.ParseSignedCompact(compact, algs); err == nil {
-		_, _ = jws.Verify(k.nobody)
+	if signed, err := jws.Parse(compact, algs); err == nil {
+		_, _ = signed.Verify(k.nobody)
 	}
 }
 
 // verifyWith checks a signature with the one key that it can be of. Where two could be meant
 // neither is tried: the number of keys must not multiply the work.
-func verifyWith(jws *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, error) {
-	header := jws.Signatures[0].Protected
+func verifyWith(signed *jose.JSONWebSignature, compact string, keys []jose.JSONWebKey) ([]byte, error) {
+	header := signed.Signatures[0].Protected
 	var meant *jose.JSONWebKey
 	for i := range keys {
 		if header.KeyID != "" && header.KeyID != keys[i].KeyID || !fits(&keys[i], jose.SignatureAlgorithm(header.Algorithm)) {
@@ -134,7 +136,7 @@ func verifyWith(jws *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, err
 	if meant == nil {
 		return nil, errNoKey
 	}
-	payload, err := jws.Verify(meant.Key)
+	payload, err := jws.Verify(signed, compact, meant.Key)
 	if err != nil {
 		return nil, fmt.Errorf("provider: %w", err)
 	}
@@ -143,7 +145,7 @@ func verifyWith(jws *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, err
 
 // fits reports whether a key is one for an algorithm (RFC 7518 §3.3 to §3.5, RFC 8037 §3.1).
 func fits(key *jose.JSONWebKey, alg jose.SignatureAlgorithm) bool {
-	if key.Algorithm != "" && key.Algorithm != string(alg) {
+	if key.Algorithm != "" && key.Algorithm != string(alg) && !isEdDSA(jose.SignatureAlgorithm(key.Algorithm), alg) {
 		return false
 	}
 	switch public := key.Key.(type) {
@@ -152,9 +154,14 @@ func fits(key *jose.JSONWebKey, alg jose.SignatureAlgorithm) bool {
 	case *rsa.PublicKey:
 		return alg == jose.RS256 || alg == jose.PS256
 	case ed25519.PublicKey:
-		return alg == jose.EdDSA
+		return isEdDSA(alg)
 	}
 	return false
+}
+
+// isEdDSA reports whether all of these are names of EdDSA with Ed25519.
+func isEdDSA(algs ...jose.SignatureAlgorithm) bool {
+	return !slices.ContainsFunc(algs, func(alg jose.SignatureAlgorithm) bool { return alg != jose.EdDSA && alg != jws.Ed25519 })
 }
 
 // of returns the keys of a client. again asks for newer ones than were found before.

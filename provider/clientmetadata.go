@@ -349,7 +349,7 @@ func (m *clientMetadata) readAnswers(c *storage.Client) {
 func (p *Provider) readRequests(m *clientMetadata, c *storage.Client) {
 	c.RequirePAR = m.flag("require_pushed_authorization_requests")
 	c.RequireRequestObject = m.flag("require_signed_request_object")
-	c.RequestObjectAlg = m.oneOf("request_object_signing_alg", "", algorithmNames(requestObjectAlgs())...)
+	c.RequestObjectAlg = m.oneOf("request_object_signing_alg", "", acceptedNames(requestObjectAlgs())...)
 	c.RequestURIs = m.uris("request_uris", checkRequestURI)
 	if c.RequireRequestObject && (!p.config.RequestObjects || c.JWKS == nil && c.JWKSURI == "") {
 		m.refuse(invalidMetadata("Signed request objects need keys, and a server that accepts them."))

@@ -9,6 +9,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/qrgrant/qrgrant/provider/dpop"
+	"github.com/qrgrant/qrgrant/provider/internal/jws"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -119,7 +120,7 @@ func (p *Provider) describeOpenID(m *metadata) {
 	m.UserinfoAlgs = m.IDTokenAlgs
 	// Without "none" here a relying party that could sign its request does not try to send an
 	// unsigned one; whether signed ones are taken, request_parameter_supported says.
-	m.RequestObjectAlgs = algorithmNames(requestObjectAlgs())
+	m.RequestObjectAlgs = acceptedNames(requestObjectAlgs())
 	m.Prompts = []string{"none", "login", "consent", "select_account"}
 	m.Claims = supportedClaims()
 	m.ClaimTypes = []string{"normal"}
@@ -132,6 +133,16 @@ func algorithmNames(algs []jose.SignatureAlgorithm) []string {
 	names := make([]string, len(algs))
 	for i, alg := range algs {
 		names[i] = string(alg)
+	}
+	return names
+}
+
+// acceptedNames are the algorithms that others may sign with, EdDSA by both its names. We sign
+// under the older one, which every library knows.
+func acceptedNames(algs []jose.SignatureAlgorithm) []string {
+	names := algorithmNames(algs)
+	if slices.Contains(algs, jose.EdDSA) {
+		names = append(names, string(jws.Ed25519))
 	}
 	return names
 }

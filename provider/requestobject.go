@@ -114,7 +114,7 @@ type objectClaims map[string]json.RawMessage
 func (p *Provider) openObject(ctx context.Context, client fositestore.Client, compact string) (objectClaims, error) {
 	algs := requestObjectAlgs()
 	if client.RequestObjectAlg != "" {
-		algs = slices.DeleteFunc(algs, func(alg jose.SignatureAlgorithm) bool { return string(alg) != client.RequestObjectAlg })
+		algs = slices.DeleteFunc(algs, func(alg jose.SignatureAlgorithm) bool { return alg != algorithmNamed(client.RequestObjectAlg) })
 	}
 	payload, header, err := p.clientKeys.verify(ctx, client.Client, compact, algs)
 	switch {

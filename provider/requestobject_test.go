@@ -451,7 +451,7 @@ func TestRequestObjectsAreOff(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 		document := o.Get(t.Context(), o.Client(), "/.well-known/openid-configuration").JSON()
-		want := []any{row.value == "invalid_request_object", row.byName == "invalid_request_uri", map[bool]any{true: true}[row.byName == "invalid_request_uri"], []any{"ES256", "PS256", "EdDSA", "RS256"}}
+		want := []any{row.value == "invalid_request_object", row.byName == "invalid_request_uri", map[bool]any{true: true}[row.byName == "invalid_request_uri"], []any{"ES256", "PS256", "EdDSA", "RS256", "Ed25519"}}
 		got := []any{document["request_parameter_supported"], document["request_uri_parameter_supported"], document["require_request_uri_registration"], document["request_object_signing_alg_values_supported"]}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)

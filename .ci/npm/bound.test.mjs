@@ -10,7 +10,6 @@ import {
   answersWith,
   checkClaims,
   discover,
-  edDSA,
   pkce,
   prefer,
   qrCode,
@@ -152,7 +151,7 @@ describe('openid-client: keys', { concurrency: false, timeout: 120_000 }, () => 
     const plain = await new Browser().open(client.buildAuthorizationUrl(config, asked))
     await answersWith(config, plain.left, checks, 'invalid_request')
 
-    const url = await client.buildAuthorizationUrlWithJAR(config, asked, key.privateKey, edDSA(key))
+    const url = await client.buildAuthorizationUrlWithJAR(config, asked, key.privateKey)
     assert.deepEqual([...url.searchParams.keys()].sort(), ['client_id', 'request'])
     const tokens = await client.authorizationCodeGrant(config, await new Browser().signIn(url, server.person), checks)
     const { sub } = checkClaims(server, tokens, { clientId: 'edwards', nonce: checks.expectedNonce })
@@ -161,7 +160,7 @@ describe('openid-client: keys', { concurrency: false, timeout: 120_000 }, () => 
 
     // Signed and pushed at once.
     const next = await question({ redirect_uri: `${server.party.origin}/edwards` })
-    const signed = await client.buildAuthorizationUrlWithJAR(config, next.asked, key.privateKey, edDSA(key))
+    const signed = await client.buildAuthorizationUrlWithJAR(config, next.asked, key.privateKey)
     const both = await client.buildAuthorizationUrlWithPAR(config, signed.searchParams)
     const answer = await new Browser().signIn(both, server.person)
     checkClaims(server, await client.authorizationCodeGrant(config, answer, next.checks), {
@@ -321,7 +320,7 @@ describe('openid-client: keys', { concurrency: false, timeout: 120_000 }, () => 
           id_token_signed_response_alg: alg,
           jwks: key.jwks,
         }
-        const config = await register(metadata, client.PrivateKeyJwt(key.privateKey, edDSA(key)))
+        const config = await register(metadata, client.PrivateKeyJwt(key.privateKey))
         assert.equal(config.clientMetadata().client_secret, undefined)
         await signIn(config)
       })

@@ -11,22 +11,11 @@ export const deviceCode = 'urn:ietf:params:oauth:grant-type:device_code'
 // made with the algorithm that is registered in server.yaml.
 export function discover(server, clientId, { secret, key, alg = 'ES256', metadata, execute = [] } = {}) {
   let authentication = secret ? client.ClientSecretBasic(secret) : client.None()
-  if (key) authentication = client.PrivateKeyJwt(key.privateKey, edDSA(key))
+  if (key) authentication = client.PrivateKeyJwt(key.privateKey)
   const said = { id_token_signed_response_alg: alg, ...metadata }
   return client.discovery(new URL(server.issuer), clientId, said, authentication, {
     execute: [client.allowInsecureRequests, client.enableNonRepudiationChecks, ...execute],
   })
-}
-
-// edDSA has a key of Ed25519 sign under the name that RFC 8037 gave the algorithm. The libraries write the newer one
-// of RFC 9864, which the server does not know.
-export function edDSA({ jwks }) {
-  if (jwks.keys[0].alg !== 'EdDSA') return undefined
-  return {
-    [client.modifyAssertion](header) {
-      header.alg = 'EdDSA'
-    },
-  }
 }
 
 export async function pkce() {

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createRemoteJWKSet, jwtVerify } from 'jose'
 import * as oauth from 'oauth4webapi'
 import { Browser } from './browser.mjs'
-import { edDSA, prefer, qrCode, scannedByPhone } from './client.mjs'
+import { prefer, qrCode, scannedByPhone } from './client.mjs'
 import { Phone } from './phone.mjs'
 import { Server } from './server.mjs'
 
@@ -26,7 +26,7 @@ describe('oauth4webapi', { concurrency: false, timeout: 120_000 }, () => {
 
   // keyed is a client with a key and how it authenticates.
   function keyed(client_id, key, metadata) {
-    return { client: { client_id, ...metadata }, authentication: oauth.PrivateKeyJwt(key.privateKey, edDSA(key)) }
+    return { client: { client_id, ...metadata }, authentication: oauth.PrivateKeyJwt(key.privateKey) }
   }
 
   async function proving(client) {
@@ -180,7 +180,7 @@ describe('oauth4webapi', { concurrency: false, timeout: 120_000 }, () => {
     const signs = { id_token_signed_response_alg: 'EdDSA', userinfo_signed_response_alg: 'EdDSA' }
     const edwards = keyed('edwards', key, signs)
     const request = await question(edwards.client, { redirect_uri: `${server.party.origin}/edwards` })
-    const object = await oauth.issueRequestObject(as, edwards.client, request.asked, key.privateKey, edDSA(key))
+    const object = await oauth.issueRequestObject(as, edwards.client, request.asked, key.privateKey)
     const link = authorization({ client_id: 'edwards', request: object })
     const { tokens, claims } = await redeem(edwards, await new Browser().signIn(link, server.person), request)
     const response = await oauth.userInfoRequest(as, edwards.client, tokens.access_token, insecure)

@@ -22,7 +22,7 @@ func authMethods() []string {
 }
 
 // clientAlgs are what clients may sign with.
-func clientAlgs() []string { return []string{"ES256", "PS256", "EdDSA", "RS256"} }
+func clientAlgs() []string { return []string{"ES256", "PS256", "EdDSA", "Ed25519", "RS256"} }
 
 // public reports whether the client can prove nothing about itself.
 func (c *clientConfig) public() bool { return !c.secret() && c.AuthMethod != storage.AuthPrivateKeyJWT }
@@ -98,7 +98,7 @@ func fitsKey(jwks []byte, alg string) bool {
 	}
 	for _, key := range set.Keys {
 		for _, of := range []struct{ alg, kty, crv string }{
-			{"ES256", "EC", "P-256"}, {"PS256", "RSA", ""}, {"EdDSA", "OKP", "Ed25519"}, {"RS256", "RSA", ""},
+			{"ES256", "EC", "P-256"}, {"PS256", "RSA", ""}, {"EdDSA", "OKP", "Ed25519"}, {"Ed25519", "OKP", "Ed25519"}, {"RS256", "RSA", ""},
 		} {
 			asked := of.alg == alg || alg == "" && of.alg != "RS256"
 			if asked && key.Kty == of.kty && key.Crv == of.crv && (key.Alg == "" || key.Alg == of.alg) && (key.Use == "" || key.Use == "sig") {

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/qrgrant/qrgrant/provider/internal/jws"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 )
 
 // Algorithms are those a proof may be signed with, as metadata lists them.
-func Algorithms() []string { return []string{"ES256", "ES384", "EdDSA", "PS256"} }
+func Algorithms() []string { return []string{"ES256", "ES384", "EdDSA", "Ed25519", "PS256"} }
 
 func algorithms() []jose.SignatureAlgorithm {
 	return []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.EdDSA, jose.PS256}
@@ -47,16 +49,16 @@ func open(proof string) (jkt string, c claims, err error) {
 	if strings.Trim(proof, base64URLDigits+".") != "" {
 		return "", c, errors.New("no compact serialisation")
 	}
-	jws, err := jose.ParseSignedCompact(proof, algorithms())
+	parsed, err := jws.Parse(proof, algorithms())
 	if err != nil {
 		return "", c, err
 	}
 	protected, _, _ := strings.Cut(proof, ".")
-	key := jws.Signatures[0].Protected.JSONWebKey
+	key := parsed.Signatures[0].Protected.JSONWebKey
 	if err := checkHeader(protected, key); err != nil {
 		return "", c, err
 	}
-	payload, err := jws.Verify(key)
+	payload, err := jws.Verify(parsed, proof, key)
 	if err != nil {
 		return "", c, err
 	}
