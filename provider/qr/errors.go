@@ -204,6 +204,13 @@ func (e *TokenError) write(w http.ResponseWriter) {
 	}{e.Code, e.Description, e.Waiting}})
 }
 
+// unproved is the answer of a form endpoint to a proof that was refused (RFC 9449 §5, §8).
+func unproved(refused *dpop.Error) *TokenError {
+	e := tokenError(http.StatusBadRequest, refused.Code, refused.Sentence)
+	e.cause = refused
+	return e
+}
+
 // asTokenError turns any error of client authentication or of fosite into one to send. What
 // is not an OAuth error is a fault of ours, and says nothing about itself.
 func asTokenError(err error) *TokenError {
@@ -214,6 +221,10 @@ func asTokenError(err error) *TokenError {
 	var body *form.Fault
 	if errors.As(err, &body) {
 		return tokenError(body.Status, "invalid_request", body.Sentence)
+	}
+	var proof *dpop.Error
+	if errors.As(err, &proof) {
+		return unproved(proof)
 	}
 	var rfc *fosite.RFC6749Error
 	if !errors.As(err, &rfc) || rfc.CodeField >= http.StatusInternalServerError {

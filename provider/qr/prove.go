@@ -74,9 +74,7 @@ func (s *Server) prove(r *http.Request, proofs []string) (jkt string, fault *Tok
 	case err == nil:
 		return jkt, nil
 	case errors.As(err, &refused):
-		fault = tokenError(http.StatusBadRequest, refused.Code, refused.Sentence)
-		fault.cause = err
-		return "", fault
+		return "", unproved(refused)
 	case errors.Is(err, storage.ErrFull):
 		return "", limited(openWindow)
 	}
