@@ -115,3 +115,25 @@ func TestRegistrationIsShort(t *testing.T) {
 		t.Errorf("%d %s", reply.Status, reply.Text("error"))
 	}
 }
+
+func TestChangesOfRegistrationsCountAsRegistrations(t *testing.T) {
+	t.Parallel()
+	s := openServer(t, nil)
+	client := registered(t, s, with(nil))
+	change := func() *providertest.Reply {
+		body := with(jsonObject{"client_id": client.Text("client_id")})
+		return sendJSON(t.Context(), t, s, http.MethodPut, "/register/"+client.Text("client_id"), client.Text("registration_access_token"), body)
+	}
+	for range 59 {
+		if reply := change(); reply.Status != http.StatusOK {
+			t.Fatalf("%d %s", reply.Status, reply.Body)
+		}
+	}
+	if reply := change(); reply.Status != http.StatusTooManyRequests || reply.Header.Get("Retry-After") != "1" {
+		t.Errorf("%d %s", reply.Status, reply.Body)
+	}
+	s.Clock.Advance(time.Second)
+	if reply := change(); reply.Status != http.StatusOK {
+		t.Errorf("%d %s", reply.Status, reply.Body)
+	}
+}

@@ -226,7 +226,12 @@ func (p *Provider) registration(w http.ResponseWriter, r *http.Request) {
 // the secret and the registration access token stay; a client that begins to authenticate with a
 // secret gets one, and one that ceases to loses its own.
 func (p *Provider) replaceRegistration(w http.ResponseWriter, r *http.Request, old *storage.Client) {
-	c, m, err := p.readRegistration(w, r)
+	var c *storage.Client
+	var m *clientMetadata
+	err := p.mayReplace(r)
+	if err == nil {
+		c, m, err = p.readRegistration(w, r)
+	}
 	if err == nil {
 		err = checkReplacement(m, old, c)
 	}
@@ -252,6 +257,15 @@ func (p *Provider) replaceRegistration(w http.ResponseWriter, r *http.Request, o
 		return
 	}
 	p.writeClient(w, http.StatusOK, c, soleBearer(r), secret)
+}
+
+// mayReplace counts the network where anybody may register: a change costs what a registration
+// costs, and may have us read an address as well.
+func (p *Provider) mayReplace(r *http.Request) error {
+	if !p.config.Registration.Open {
+		return nil
+	}
+	return p.mayRegister(r)
 }
 
 // checkReplacement holds what an update may not change: who the client is, and whom it knows
