@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -75,7 +76,8 @@ func Parse(raw string) (url.Values, error) {
 				return nil, fault(http.StatusBadRequest, "A parameter holds invalid characters.")
 			}
 		}
-		if len(all) == 1 && all[0] == "" {
+		all = slices.DeleteFunc(all, func(value string) bool { return value == "" })
+		if values[name] = all; len(all) == 0 {
 			delete(values, name)
 		}
 	}

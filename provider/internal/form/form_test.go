@@ -59,12 +59,12 @@ func TestRead(t *testing.T) {
 
 func TestReadLeavesOutWhatIsEmpty(t *testing.T) {
 	t.Parallel()
-	w, r := request(t, "application/x-www-form-urlencoded", "scope=&client_id=tv")
+	w, r := request(t, "application/x-www-form-urlencoded", "scope=&client_id=tv&resource=&resource=https%3A%2F%2Fapi.example&resource=&audience=")
 	values, err := form.Read(w, r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string][]string{"client_id": {"tv"}}, map[string][]string(values)); diff != "" {
+	if diff := cmp.Diff(map[string][]string{"client_id": {"tv"}, "resource": {"https://api.example"}}, map[string][]string(values)); diff != "" {
 		t.Error(diff)
 	}
 }
