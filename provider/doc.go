@@ -90,9 +90,10 @@
 //
 // # Design
 //
-// Tokens are opaque and their ends are stored, because fosite computes with time.Now and this
-// package with Config.Now. A sign-in's record outlives its cookie by the lifetime of refresh
-// tokens: an unknown sid therefore always means an ended one, and every check fails closed.
+// Tokens are opaque, unless a client asks for JWTs, and their ends are stored, because fosite
+// computes with time.Now and this package with Config.Now. A sign-in's record outlives its cookie
+// by the lifetime of refresh tokens: an unknown sid therefore always means an ended one, and every
+// check fails closed.
 // Parsing is ours in front of fosite, for what fosite gets wrong cannot be configured away;
 // fosite_test.go has a test for each such fault.
 //

@@ -165,6 +165,8 @@ func (p *Provider) checkSector(ctx context.Context, c *storage.Client) error {
 	switch {
 	case errors.Is(err, fetch.ErrRefused):
 		return unread
+	case errors.Is(err, fetch.ErrBusy):
+		return unavailable(err) // nobody was asked
 	case err != nil:
 		// It may be there the next time, but no client of ours would ask again by itself.
 		unread.cause = fmt.Errorf("provider: sector: %w", err)

@@ -336,3 +336,34 @@ func claimsIn(t *testing.T, jws string) jsonObject {
 	}
 	return claims
 }
+
+// That nobody has looked is no fault of the client's.
+func TestSectorIdentifierWhileTooManyAreRead(t *testing.T) {
+	t.Parallel()
+	held, release := make(chan struct{}), make(chan struct{})
+	sector := hostile.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held <- struct{}{}
+		<-release
+		hostile.Document("application/json", []byte(`["https://rp.example/callback"]`)).ServeHTTP(w, r)
+	}))
+	s := openServer(t, func(c *provider.Config) {
+		c.FetchNetworks, c.FetchRoots = hostile.Networks(), hostile.Roots(t)
+	})
+	register := func() *providertest.Reply {
+		return sendJSON(t.Context(), t, s, http.MethodPost, "/register", "", with(jsonObject{"sector_identifier_uri": sector}))
+	}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			if reply := register(); reply.Status != http.StatusCreated {
+				t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+		})
+		<-held
+	}
+	if reply := register(); reply.Status != http.StatusServiceUnavailable || reply.Text("error") != "temporarily_unavailable" {
+		t.Errorf("%d %s", reply.Status, reply.Body)
+	}
+	close(release)
+	group.Wait()
+}
