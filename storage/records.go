@@ -281,6 +281,9 @@ type Consent struct {
 	Scopes []string `cbor:"3,keyasint,omitempty"`
 	// At is when the person last said so.
 	At time.Time `cbor:"4,keyasint"`
+	// Resources are the servers, beside the issuer, for which tokens were allowed so far
+	// (RFC 8707).
+	Resources []string `cbor:"5,keyasint,omitempty"`
 }
 
 // KeyUse tells what a Key is for.

@@ -22,7 +22,9 @@ func consent(subject, client string, scopes ...string) *storage.Consent {
 
 func consentRoundTrip(t *testing.T, open Open) {
 	s, _ := open(t)
-	for _, want := range []*storage.Consent{consent("ann", "web", "openid", "email"), consent("ann", "bare"), consent("ann", "web", "openid")} {
+	forResources := consent("ann", "shop", "openid")
+	forResources.Resources = []string{"https://api.example/v1", "https://other.example/"}
+	for _, want := range []*storage.Consent{consent("ann", "web", "openid", "email"), consent("ann", "bare"), forResources, consent("ann", "web", "openid")} {
 		wantErr(t, s.PutConsent(t.Context(), want), nil)
 		got, err := s.Consent(t.Context(), "ann", want.ClientID)
 		wantErr(t, err, nil)
