@@ -69,10 +69,12 @@ type accountPhone struct {
 
 // accountConsent is what a client was allowed.
 type accountConsent struct {
-	Client   string
-	Scopes   []string
-	At       accountTime
-	Withdraw accountForm
+	Client string
+	Scopes []string
+	// Resources are the servers that it was allowed to use them at, beside this one.
+	Resources []string
+	At        accountTime
+	Withdraw  accountForm
 }
 
 // accountTime is a moment for the page, which has no script that would know the person's zone.
@@ -398,7 +400,7 @@ func (a *accountReader) consents(ctx context.Context) ([]accountConsent, error) 
 		if err != nil {
 			return nil, err
 		}
-		item := accountConsent{Client: client.Name, At: accountTime{c.At}}
+		item := accountConsent{Client: client.Name, Resources: c.Resources, At: accountTime{c.At}}
 		for _, scope := range c.Scopes {
 			item.Scopes = append(item.Scopes, cmp.Or(scopeText(scope), scope))
 		}

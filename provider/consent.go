@@ -47,7 +47,7 @@ func (p *Provider) consentPage(w http.ResponseWriter, r *http.Request, req *auth
 		}
 		v.Scopes = append(v.Scopes, text)
 	}
-	v.Resources = slices.DeleteFunc(slices.Clone(req.audience), func(resource string) bool { return resource == p.config.Issuer })
+	v.Resources = p.beside(req.audience)
 	p.renderUnder(w, r, http.StatusOK, "consent", v, v.About.imagesOf(pagePolicy)+formPolicy([]string{formTarget(req.redirect)}))
 }
 
@@ -79,7 +79,7 @@ func (p *Provider) consent(w http.ResponseWriter, r *http.Request) {
 		// The client's policy or the person has changed since the page was shown.
 		http.Redirect(w, r, p.pathOf(routeAuthorize)+"?"+raw, http.StatusSeeOther) //nolint:gosec // G710: our own path, and our seal is on the query
 	default:
-		if err := p.rememberConsent(r.Context(), req.client.ID, b.session.Subject, req.asked()); err != nil {
+		if err := p.rememberConsent(r.Context(), req, b.session.Subject, req.asked()); err != nil {
 			p.refuseAuthorize(w, r, req, unavailable(err))
 			return
 		}
@@ -128,7 +128,12 @@ func (p *Provider) beyondConsent(ctx context.Context, req *authorizeRequest, s *
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(req.asked(), func(scope string) bool { return !slices.Contains(c.Scopes, scope) }), nil
+	return beyond(req.asked(), c.Scopes) || beyond(p.beside(req.audience), c.Resources), nil
+}
+
+// beyond reports whether anything that is asked for was not allowed.
+func beyond(asked, allowed []string) bool {
+	return slices.ContainsFunc(asked, func(one string) bool { return !slices.Contains(allowed, one) })
 }
 
 // memorable reports whether the request may be answered without anybody at the browser, because
@@ -164,21 +169,28 @@ func (p *Provider) refused(ctx context.Context, req *authorizeRequest, s *storag
 	})
 }
 
-// rememberConsent adds what was allowed now to what was allowed before. Of two answers at once
+// rememberConsent adds what was allowed now, these scopes at all the servers that the request
+// names, to what was allowed before. Of two answers at once
 // the later one stands, and the next request asks for what it lacks.
-func (p *Provider) rememberConsent(ctx context.Context, clientID, subject string, scopes []string) error {
-	c, err := p.config.Store.Consent(ctx, subject, clientID)
+func (p *Provider) rememberConsent(ctx context.Context, req *authorizeRequest, subject string, scopes []string) error {
+	c, err := p.config.Store.Consent(ctx, subject, req.client.ID)
 	if errors.Is(err, storage.ErrNotFound) {
-		c, err = &storage.Consent{Subject: subject, ClientID: clientID}, nil
+		c, err = &storage.Consent{Subject: subject, ClientID: req.client.ID}, nil
 	}
 	if err != nil {
 		return err
 	}
-	for _, scope := range scopes {
-		if !slices.Contains(c.Scopes, scope) {
-			c.Scopes = append(c.Scopes, scope)
-		}
-	}
+	c.Scopes, c.Resources = union(c.Scopes, scopes), union(c.Resources, p.beside(req.audience))
 	c.At = p.config.Now()
 	return p.config.Store.PutConsent(ctx, c)
+}
+
+// union adds what is new to what was there.
+func union(was, is []string) []string {
+	for _, one := range is {
+		if !slices.Contains(was, one) {
+			was = append(was, one)
+		}
+	}
+	return was
 }

@@ -70,6 +70,71 @@ func TestConsentIsRemembered(t *testing.T) {
 	}
 }
 
+// What the person allows is what tokens are for as well as what they can do: more servers are a
+// new question, and a yes to them is remembered beside the others. This server needs none.
+func TestConsentIsForResources(t *testing.T) {
+	t.Parallel()
+	clients := opClients()
+	clients[0].Resources = []string{jwtAPI, otherAPI}
+	o := newOP(t, "query", clients, nil)
+	o.tokens("scope", "openid email")
+	both := o.request("scope", "openid email")
+	both["resource"] = []string{jwtAPI, otherAPI}
+	visitBoth := func() *providertest.Reply {
+		return o.Get(t.Context(), o.browser, "/authorize?"+both.Encode())
+	}
+	asked := func(page *providertest.Reply, resources ...string) {
+		t.Helper()
+		if page.Hidden("request") == "" {
+			t.Fatalf("nobody was asked: %d %s", page.Status, page.Header.Get("Location"))
+		}
+		for _, resource := range resources {
+			if !strings.Contains(page.Body, "<code>"+resource+"</code>") {
+				t.Errorf("the page does not name %s: %s", resource, page.Body)
+			}
+		}
+	}
+	if got := o.refusal("resource", jwtAPI, "prompt", "none"); got != "consent_required" {
+		t.Errorf("a resource that nobody allowed: %q", got)
+	}
+	o.silent("resource", o.Issuer)
+	asked(o.ask("resource", jwtAPI), jwtAPI)
+
+	o.tokens("resource", jwtAPI)
+	o.silent("resource", jwtAPI)
+	o.silent("scope", "openid email", "resource", jwtAPI) // what was allowed adds up
+	o.silent("scope", "openid")
+	asked(visitBoth(), jwtAPI, otherAPI)
+	if got := o.refusal("resource", otherAPI, "prompt", "none"); got != "consent_required" {
+		t.Errorf("another resource: %q", got)
+	}
+	// A no to more leaves what was allowed.
+	page := visitBoth()
+	refused := o.Post(t.Context(), o.browser, "/consent", url.Values{"csrf": {page.Hidden("csrf")}, "request": {page.Hidden("request")}, "decision": {"cancel"}})
+	if errorOf(refused) != "access_denied" {
+		t.Errorf("the no: %d %s", refused.Status, refused.Header.Get("Location"))
+	}
+	o.silent("resource", jwtAPI)
+
+	o.tokens("resource", otherAPI)
+	if again := visitBoth(); o.answerOf(again).Get("code") == "" {
+		t.Errorf("both, each allowed: %d %s", again.Status, again.Header.Get("Location"))
+	}
+	want := &storage.Consent{
+		Subject: providertest.AliceSubject, ClientID: "rp", Scopes: []string{"openid", "email"}, Resources: []string{jwtAPI, otherAPI}, At: o.Clock.Now(),
+	}
+	stored, err := o.Store.Consent(t.Context(), providertest.AliceSubject, "rp")
+	if diff := cmp.Diff(want, stored); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	mine := entry(t, accountPage(t, o.Server, o.browser), "consents", "Relying Party rp")
+	for _, resource := range stored.Resources {
+		if !strings.Contains(mine, "<code>"+resource+"</code>") {
+			t.Errorf("/account does not name %s: %s", resource, mine)
+		}
+	}
+}
+
 // The claims parameter beyond the certification's module (OpenID Connect Core §5.5).
 func TestClaimsParameter(t *testing.T) {
 	t.Parallel()

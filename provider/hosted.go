@@ -103,7 +103,7 @@ func (p *Provider) showsFlow(r *http.Request, raw string) bool {
 // flow's request came; zero is now.
 func (p *Provider) openFlow(w http.ResponseWriter, r *http.Request, b *browser, req *authorizeRequest, requestedAt time.Time) (qr.Flow, *qr.Screen, error) {
 	asked := qr.HostedRequest{
-		Client: req.client, Scopes: req.asked(), Browser: b.formKey, Request: requestHash(req), RequestedAt: requestedAt,
+		Client: req.client, Scopes: req.asked(), Audience: req.audience, Browser: b.formKey, Request: requestHash(req), RequestedAt: requestedAt,
 		MaxAge: req.maxAge, Hinted: req.hintSubject != "", HintSubject: req.hintSubject,
 		RelyingParty: clientName(req), Origin: redirectOrigin(req.redirect),
 	}

@@ -87,7 +87,7 @@ func (p *Provider) qrContinue(w http.ResponseWriter, r *http.Request) {
 	}
 	// The person has just read on the phone who asks for what, and said yes.
 	allowed := slices.DeleteFunc(f.req.asked(), func(scope string) bool { return slices.Contains(session.Withheld, scope) })
-	if err := p.rememberConsent(r.Context(), f.req.client.ID, session.Subject, allowed); err != nil {
+	if err := p.rememberConsent(r.Context(), f.req, session.Subject, allowed); err != nil {
 		p.refuseAuthorize(w, r, f.req, unavailable(err))
 		return
 	}

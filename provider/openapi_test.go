@@ -258,7 +258,7 @@ func enumOf(allOf []any) []string {
 // is described, and holds each against its schema.
 func TestOpenAPIDescribesEveryAnswer(t *testing.T) {
 	t.Parallel()
-	s := providertest.NewServer(t, providertest.Options{Path: "/id", Change: func(c *provider.Config) {
+	s := providertest.NewServer(t, providertest.Options{Path: "/id", Clients: forResources(), Change: func(c *provider.Config) {
 		roomy(c)
 		c.QRLimits.OpensPerMinute = 60
 		c.QRLimits.Scans = 60
@@ -282,7 +282,7 @@ func TestOpenAPIDescribesEveryAnswer(t *testing.T) {
 func describedSignIn(t *testing.T, s *providertest.Server, _ *described, p *phone) {
 	t.Helper()
 	for client, extra := range map[string]url.Values{
-		"cli": {"qr_image": {"svg"}, "binding_message": {"Deploy 42"}, "device_name": {"A server"}, "scope": {"openid profile offline_access"}}, "tv": nil,
+		"cli": {"qr_image": {"svg"}, "binding_message": {"Deploy 42"}, "device_name": {"A server"}, "scope": {"openid profile offline_access"}, "resource": {jwtAPI}}, "tv": nil,
 	} {
 		c := openQR(t, s, client, extra)
 		if reply := c.poll(t.Context()); reply.Text("error") != "authorization_pending" {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/qrgrant/qrgrant/provider/providertest"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // speaking is a browser whose person prefers a language.
@@ -110,7 +111,9 @@ func TestPages(t *testing.T) {
 	for _, language := range []string{"en", "zh"} {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
-			g := &gallery{Server: newShop(t, providertest.Options{}), t: t, language: language}
+			device := jwtDevice()
+			device.Resources = []string{jwtAPI, otherAPI}
+			g := &gallery{Server: newShop(t, providertest.Options{Clients: []*storage.Client{device}}), t: t, language: language}
 			g.account() // while there is one sign-in
 			g.signIn()
 			g.consent()
@@ -240,6 +243,7 @@ func (g *gallery) card() {
 	code := regexp.MustCompile(`id="user-code" class="code">([^<]+)<`).FindStringSubmatch(b.page.Body)
 	card = claim(code[1])
 	g.keep("card-hosted", http.StatusOK, card)
+	g.keep("card-resources", http.StatusOK, claim(open(url.Values{"client_id": {"jwt-tv"}, "scope": {"openid"}, "resource": {jwtAPI, otherAPI}, "code_challenge": {challenge}, "code_challenge_method": {"S256"}})))
 	b.load()
 	g.keep("result-approved-hosted", http.StatusOK, g.submit(browser, card, "/device", "step", "decide", "decision", "approve", "check_code", b.state().Text("check_code")))
 }

@@ -41,6 +41,11 @@ func (p *Provider) targets(client fositestore.Client, scopes, resources []string
 	return audience, nil
 }
 
+// beside are the servers in an audience that are not the issuer, whom people need not be told of.
+func (p *Provider) beside(audience []string) []string {
+	return slices.DeleteFunc(slices.Clone(audience), func(resource string) bool { return resource == p.config.Issuer })
+}
+
 // stillTargets refuses a resource that the client was granted once and may no longer ask for, as
 // fosite does with scopes.
 func (p *Provider) stillTargets(req fosite.AccessRequester) error {

@@ -28,12 +28,15 @@ type Context struct {
 	Door   string        `json:"door"`
 	Issuer string        `json:"issuer"`
 	// RelyingParty is who the browser returns to at the hosted door; nil at the direct one.
-	RelyingParty   *ContextRelyingParty `json:"relying_party,omitempty"`
-	Device         ContextDevice        `json:"device"`
-	Network        ContextNetwork       `json:"network"`
-	UserCode       string               `json:"user_code,omitempty"`
-	Scopes         []ContextScope       `json:"scopes"`
-	BindingMessage string               `json:"binding_message,omitempty"`
+	RelyingParty *ContextRelyingParty `json:"relying_party,omitempty"`
+	Device       ContextDevice        `json:"device"`
+	Network      ContextNetwork       `json:"network"`
+	UserCode     string               `json:"user_code,omitempty"`
+	Scopes       []ContextScope       `json:"scopes"`
+	// Resources are the servers that the tokens will be for (RFC 8707), beside the issuer; empty
+	// for none.
+	Resources      []string `json:"resources,omitempty"`
+	BindingMessage string   `json:"binding_message,omitempty"`
 	// AgeSeconds is how long ago the session was opened; the digest leaves it out.
 	AgeSeconds  int64    `json:"age_seconds"`
 	Consequence string   `json:"consequence"`
@@ -143,6 +146,11 @@ func (s *Server) context(k *serverKey, q *storage.QRSession, client fosite.Clien
 			text = name
 		}
 		c.Scopes = append(c.Scopes, ContextScope{Name: name, Text: text})
+	}
+	for _, resource := range q.Audience {
+		if resource != s.config.Issuer {
+			c.Resources = append(c.Resources, resource)
+		}
 	}
 	c.claimFacts(q)
 	return c, nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,6 +27,9 @@ type HostedRequest struct {
 	// Client is the asking client, whose policy decides about the scopes and the lifetime.
 	Client fosite.Client
 	Scopes []string
+	// Audience is what the code's tokens will be for (RFC 8707), which the person is told of; empty
+	// for none.
+	Audience []string
 	// Browser tells this browser from others, signed in or not; limits count under its hash.
 	Browser string
 	// Request is SHA-256 of the authorization request that waits.
@@ -108,7 +112,7 @@ func (s *Server) OpenHosted(r *http.Request, req HostedRequest) (Flow, error) {
 	q := &storage.QRSession{
 		Grant: storage.QRGrantCode, State: storage.QRPending, ClientID: req.Client.GetID(),
 		OpenedAt: now, Lifetime: lifetime, Interval: storage.PollInterval, CheckCode: true,
-		Scopes: grantable(req.Scopes, req.Client.GetScopes(), policy), MaxAge: req.MaxAge,
+		Scopes: grantable(req.Scopes, req.Client.GetScopes(), policy), Audience: slices.Clone(req.Audience), MaxAge: req.MaxAge,
 		Hinted: req.Hinted, HintSubject: req.HintSubject, Device: describeUserAgent(r.UserAgent()),
 		Door: storage.QRDoorHosted,
 		Hosted: &storage.QRHosted{
