@@ -222,6 +222,13 @@ func showContext(out io.Writer, user string, claim *player.Claim) {
 		}
 		line(label, scope.Text)
 	}
+	for i, resource := range c.Resources {
+		label := ""
+		if i == 0 {
+			label = "Used at"
+		}
+		line(label, resource)
+	}
 	line("If yes", c.Consequence)
 	for _, id := range c.Warnings {
 		line("Careful", warningInWords(id))

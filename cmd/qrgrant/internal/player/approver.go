@@ -69,6 +69,8 @@ type Context struct {
 		Name string `json:"name"`
 		Text string `json:"text"`
 	} `json:"scopes"`
+	// Resources are the servers that the tokens will be for, beside the issuer.
+	Resources      []string `json:"resources"`
 	BindingMessage string   `json:"binding_message"`
 	AgeSeconds     int64    `json:"age_seconds"`
 	Consequence    string   `json:"consequence"`

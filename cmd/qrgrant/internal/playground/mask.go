@@ -29,7 +29,7 @@ func public(key, value string) bool {
 		"error", "error_description", "detail", "title", "type", "qr_status", "payload", "payload_prefix", "verification_uri_complete",
 		"user_code", "check_code", "token_type", "entry", "decision", "sid", "sub", "name", "given_name", "family_name",
 		"preferred_username", "email", "acr", "amr", "aud", "id", "verified", "door", "issuer", "origin", "description", "name_untrusted",
-		"known", "city", "distance", "address", "text", "consequence", "warnings", "device", "width", "height":
+		"known", "city", "distance", "address", "text", "resources", "consequence", "warnings", "device", "width", "height":
 		return true
 	case "state":
 		// Of a decision; the state of an authorization request is the client's own secret.
