@@ -370,7 +370,11 @@ func TestBrowserMobileScan(t *testing.T) {
 // the other device, the card, the number, the tokens.
 func scanDirect(t *testing.T, p *chromium.Page, feed *chromium.Feed) {
 	t.Helper()
-	k := openPocket(t, providertest.Options{})
+	clients := providertest.Clients()
+	for _, c := range clients {
+		c.Resources = []string{"https://deploy.example/api"}
+	}
+	k := openPocket(t, providertest.Options{Clients: clients})
 	p.Navigate(k.app + "/")
 	p.WaitVisible("#sign_in")
 	look(t, p, "0-welcome")
@@ -393,7 +397,7 @@ func scanDirect(t *testing.T, p *chromium.Page, feed *chromium.Feed) {
 		t.Errorf("the page went to %s", p.URL())
 	}
 
-	pc := k.open("cli", "device_name", "Alice's laptop", "binding_message", "Order 4711")
+	pc := k.open("cli", "device_name", "Alice's laptop", "binding_message", "Order 4711", "resource", "https://deploy.example/api")
 	feed.Show(pc.photograph())
 	p.WaitVisible("#deny")
 	look(t, p, "4-card")
@@ -403,7 +407,7 @@ func scanDirect(t *testing.T, p *chromium.Page, feed *chromium.Feed) {
 	if chromium.Eval[bool](p, "[...document.querySelectorAll('button, input')].some(e => Math.max(e.getBoundingClientRect().height, (e.closest('label') ?? e).getBoundingClientRect().height) < 44)") {
 		t.Error("something to tap is smaller than 44 pixels")
 	}
-	for _, want := range []string{"Command Line", "name not verified", "Alice’s laptop", "which nobody has checked", "Order 4711", "Another device is being signed in", "See your name and profile", "Another device will be signed in to Command Line as you."} {
+	for _, want := range []string{"Command Line", "name not verified", "Alice’s laptop", "which nobody has checked", "Order 4711", "https://deploy.example/api", "Another device is being signed in", "See your name and profile", "Another device will be signed in to Command Line as you."} {
 		p.WaitText(strings.ReplaceAll(want, "’", "'"))
 	}
 	if !chromium.Eval[bool](p, "document.getElementById('approve').disabled") {

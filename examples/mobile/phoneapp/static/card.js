@@ -84,6 +84,7 @@ function facts(context) {
       device.name_untrusted && [el('br'), el('span', { class: 'small' }, t('calls_itself', device.name_untrusted))]),
     row('where', place.join(', ')),
     row('asked', ago(context.age_seconds)),
+    context.resources && row('resources', context.resources.join(' ')),
     context.binding_message && row('message', context.binding_message),
     context.user_code && row('their_code', el('strong', { class: 'code' }, context.user_code)),
     row('consequence', t('consequence_of', context)));

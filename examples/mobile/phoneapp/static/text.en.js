@@ -43,6 +43,7 @@ export default {
   distance_far: 'far from you',
   distance_unknown: 'place not known',
   asked: 'Asked',
+  resources: 'To use at',
   message: 'Message',
   their_code: 'Code',
   consequence: 'If you approve',

@@ -43,6 +43,7 @@ export default {
   distance_far: '离您很远',
   distance_unknown: '位置未知',
   asked: '请求时间',
+  resources: '用于',
   message: '消息',
   their_code: '代码',
   consequence: '批准之后',
