@@ -1,6 +1,8 @@
 package provider_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -9,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/provider/providertest"
+	"github.com/qrgrant/qrgrant/storage"
 )
 
 // crowded is a server behind a proxy whose X-Forwarded-For counts.
@@ -91,6 +96,57 @@ func basicOf(id, secret string) string {
 	req := &http.Request{Header: make(http.Header)}
 	req.SetBasicAuth(id, secret)
 	return strings.TrimPrefix(req.Header.Get("Authorization"), "Basic ")
+}
+
+func TestANetworkCannotHaveUsReadAnyNumberOfRequestObjects(t *testing.T) {
+	t.Parallel()
+	published := providertest.NewDocuments(t)
+	client := keyClient(t, "signer", providertest.NewClientKey(t, jose.ES256, "k1"))
+	client.RequestURIs = []string{published.Put("/ro", "application/oauth-authz-req+jwt", "a.b.c")}
+	s := crowded(t, providertest.Options{Clients: []*storage.Client{client}}, func(c *provider.Config) {
+		c.RequestURIs = true
+		published.Reachable(c)
+	})
+	query := url.Values{"client_id": {"signer"}, "request_uri": client.RequestURIs, "redirect_uri": {providertest.RedirectURI}}
+	ask := func(address string) string {
+		return errorOf(from(t, s, address, "/authorize?"+query.Encode(), nil))
+	}
+	for n := range 120 {
+		if got := ask(busyNetwork); got != "invalid_request_object" {
+			t.Fatalf("number %d: %s", n, got)
+		}
+	}
+	if got := ask(busyNetwork); got != "temporarily_unavailable" || published.Reads("/ro") != 120 {
+		t.Errorf("%s, %d reads", got, published.Reads("/ro"))
+	}
+	if got := ask(otherNetwork); got != "invalid_request_object" {
+		t.Errorf("another network: %s", got)
+	}
+}
+
+// A page that was left open does not bring back what its client has taken down.
+func TestARequestObjectThatWasTakenDown(t *testing.T) {
+	t.Parallel()
+	o := newObjects(t, jose.ES256, nil)
+	object := o.signed(map[string]any{"exp": nil})
+	o.published.Put("/ro", "application/jwt", object)
+	sum := sha256.Sum256([]byte(object))
+	query := url.Values{
+		"client_id": {"signer"}, "request_uri": {o.published.URL + "/ro#1"}, "redirect_uri": {providertest.RedirectURI},
+		"request_hash": {base64.RawURLEncoding.EncodeToString(sum[:])},
+	}
+	ask := func() *providertest.Reply { return o.Get(t.Context(), o.Browser(), "/authorize?"+query.Encode()) }
+	if reply := ask(); !isSignIn(reply) {
+		t.Fatalf("%d %s", reply.Status, reply.Body)
+	}
+	o.published.Put("/ro", "application/jwt", "a.b.c")
+	if reply := ask(); !isSignIn(reply) {
+		t.Errorf("for the pages in between: %d %s", reply.Status, reply.Body)
+	}
+	o.Clock.Advance(70 * time.Minute)
+	if got := errorOf(ask()); got != "invalid_request_uri" {
+		t.Errorf("after that: %s", got)
+	}
 }
 
 // All clients are read where their origins are listed: what anybody may store there is short.

@@ -86,9 +86,9 @@ var errNetworkSpent = errors.New("provider: too many documents were asked for fr
 type discoveryKey struct{}
 
 // discovering marks the requests that begin an authorization, or go on with one: only for them a
-// document is read, on the account of the network they come from.
+// document or a request object is read, on the account of the network they come from.
 func (p *Provider) discovering(next http.HandlerFunc) http.HandlerFunc {
-	if !p.config.ClientMetadata {
+	if !p.config.ClientMetadata && !p.config.RequestURIs {
 		return next
 	}
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -39,6 +39,7 @@ type Provider struct {
 	registered  *registrations
 	pushes      *networkLimits
 	objects     objectCache
+	objectReads *networkLimits
 	pages       *pages
 	guard       *signInGuard
 	hashCosts   hashCosts
@@ -78,7 +79,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, store: c.Store}
 	p.documents, p.registered = p.newDocuments(), newRegistrations()
-	p.pushes = newNetworkLimits(pushesPerMinute)
+	p.pushes, p.objectReads = newNetworkLimits(pushesPerMinute), newNetworkLimits(objectsPerMinute)
 	p.tokens = newTokens(&c, p.documents)
 	p.dpop = p.newProofs()
 	p.backchannel = newBackchannel(&c, p.keys)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -28,8 +29,12 @@ const (
 	// longestObject is how far ahead one may end, objectSkew how far clocks may differ.
 	longestObject = time.Hour
 	objectSkew    = 10 * time.Second
-	// maxObjects bounds those by reference that are kept for the pages in between.
+	// objectsPerMinute bounds how many of those by reference one network can have us read.
+	objectsPerMinute = 120
+	// maxObjects bounds those by reference that are kept for the pages in between, objectKept for
+	// how long: its client may have taken it down since.
 	maxObjects = 64
+	objectKept = pushedRetention
 	// objectHash is a parameter of ours: the pages in between say with it which object was read at
 	// the address, so that nobody is asked about one and answers another.
 	objectHash = "request_hash"
@@ -257,8 +262,12 @@ func (p *Provider) objectAt(ctx context.Context, client fositestore.Client, uri,
 	if !slices.Contains(client.RequestURIs, uri) {
 		return "", invalidObjectURI("The request_uri is not one the client registered.", nil)
 	}
-	if object, ok := p.objects.get(client.ID, uri, hash); ok {
+	if object, ok := p.objects.get(client.ID, uri, hash, p.config.Now()); ok {
 		return object, nil
+	}
+	address, _ := ctx.Value(discoveryKey{}).(netip.Addr)
+	if wait := p.objectReads.take(address, p.config.Now()); wait > 0 {
+		return "", tooMany(wait, "Too many request objects were asked for from this network.")
 	}
 	document, err := p.fetcher.Get(ctx, uri, maxObject, mediaRequestObject, mediaJWT)
 	if errors.Is(err, fetch.ErrBusy) {
@@ -289,14 +298,14 @@ type objectEntry struct {
 	at     time.Time
 }
 
-func (c *objectCache) get(client, uri, hash string) (string, bool) {
+func (c *objectCache) get(client, uri, hash string, now time.Time) (string, bool) {
 	if hash == "" {
 		return "", false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.entries[objectKey{client, uri, hash}]
-	return e.object, ok
+	return e.object, ok && now.Before(e.at.Add(objectKept))
 }
 
 // put keeps an object in place of the one that was kept the longest when there are too many.

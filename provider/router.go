@@ -96,7 +96,7 @@ func (p *Provider) table() []route {
 		{routeQREvents, "GET", "/login/qr/events", p.qrEvents},
 		{routeQRSVG, "GET HEAD", "/login/qr.svg", p.qrSVG},
 		{routeQRPNG, "GET HEAD", "/login/qr.png", p.qrPNG},
-		{routeQRFrame, "GET HEAD", "/login/qr", p.qrFrame},
+		{routeQRFrame, "GET HEAD", "/login/qr", p.discovering(p.qrFrame)},
 		{routeQRContinue, "POST", "/login/qr/continue", p.discovering(p.page(p.qrContinue))},
 		{routeQRNotMe, "POST", "/login/qr/not-me", p.discovering(p.page(p.qrNotMe))},
 		{routeQRNew, "POST", "/login/qr/new", p.discovering(p.page(p.qrNew))},
