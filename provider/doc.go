@@ -9,10 +9,10 @@
 //
 // provider.go starts everything; router.go is the one route table; compose.go the one call to
 // fosite, with session.go, strategy.go, idtoken.go, pkce.go and openid.go as what is ours in
-// it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go; what is
-// answered beside or in place of a code is in frontchannel.go), par.go, register.go,
-// userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go, q.go, logout.go,
-// sessions.go (what the phone lists and ends), account.go (the same as a page), openapi.go,
+// it. Each endpoint is a file: token.go, authorize.go (parsed by authorizerequest.go, signed ones
+// by requestobject.go; what is answered beside or in place of a code is in frontchannel.go),
+// par.go, register.go, userinfo.go, introspect.go, revoke.go, jwks.go, discovery.go, device.go,
+// q.go, logout.go, sessions.go (what the phone lists and ends), account.go (the same as a page), openapi.go,
 // applinks.go, health.go. clientauth.go (with clientassertion.go and clientkeys.go), proof.go
 // (DPoP, see package dpop), bearer.go, errors.go, browser.go, render.go, static.go,
 // clientview.go, guard.go (with knownbrowser.go, hashqueue.go and nobody.go), password.go,
@@ -86,7 +86,7 @@
 //     at the direct door for that very client.
 //  3. backchannel.go tells the clients that took part. The store has written whom, with the end
 //     itself; the telling goes beside the request, for up to a day, and any process on the store
-//     goes on with it. ended.go is for accounts that are disabled.
+//     goes on with it. endings.go is for accounts and clients that are disabled or removed.
 //
 // # Design
 //

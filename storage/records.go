@@ -145,7 +145,7 @@ type Client struct {
 	InitiateLoginURI string   `cbor:"40,keyasint,omitempty"`
 	Contacts         []string `cbor:"41,keyasint,omitempty"`
 	// DefaultMaxAge stands where a request has no max_age, in seconds; nil asks nothing.
-	// DefaultACRValues stand where it has no acr_values.
+	// DefaultACRValues stand where it has no acr_values, which are wishes: they change nothing.
 	DefaultMaxAge    *int64   `cbor:"42,keyasint,omitempty"`
 	DefaultACRValues []string `cbor:"43,keyasint,omitempty"`
 	// RequireAuthTime is what the client registered; auth_time is in every ID token.
