@@ -112,7 +112,7 @@ func (p *Provider) mustSignIn(ctx context.Context, req *authorizeRequest, b *bro
 		return true
 	case s.QRBorn && !qrBornMayUse(req.client, req.asked()):
 		return true
-	case req.hintSubject != "" && req.hintSubject != s.Subject:
+	case req.hint != nil && !p.idTokens.isAbout(ctx, req.hint, s.Subject):
 		return true
 	case !p.meetsClaims(ctx, req, s):
 		return true

@@ -57,7 +57,9 @@ type authorizeRequest struct {
 	maxAge      *int64
 	loginHint   string
 	hintSubject string
-	claims      claimsRequest
+	// hint is the ID token that hintSubject is of; nil when there is none.
+	hint   *idTokenClaims
+	claims claimsRequest
 }
 
 // asked are the scopes the answer would give something of.
@@ -269,9 +271,10 @@ func (p *Provider) readPrompt(ctx context.Context, req *authorizeRequest) error 
 		req.maxAge = &seconds
 	}
 	if hint := req.values.Get("id_token_hint"); hint != "" {
-		if req.hintSubject = p.idTokens.hintSubject(ctx, hint); req.hintSubject == "" {
+		if req.hint = p.idTokens.hint(ctx, hint); req.hint == nil {
 			return invalidRequest("The id_token_hint is not valid.")
 		}
+		req.hintSubject = req.hint.Subject
 	}
 	return nil
 }

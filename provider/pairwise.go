@@ -122,6 +122,21 @@ func (s *idTokenStrategy) person(ctx context.Context, claims *idTokenClaims) str
 	return signIn.Subject
 }
 
+// isAbout reports whether a hint, as hint returns it, is about a person. Long after the sign-in of
+// its token has ended nobody can say whom the client knows by a pairwise subject, but whether it is
+// this person can be computed.
+func (s *idTokenStrategy) isAbout(ctx context.Context, hint *idTokenClaims, subject string) bool {
+	if hint.Subject == subject {
+		return true
+	}
+	c, err := s.store.Client(ctx, hint.Audience)
+	if err != nil || !c.Pairwise {
+		return false
+	}
+	known, err := s.keys.subjectFor(c, subject)
+	return err == nil && known == hint.Subject
+}
+
 // meetsClaims reports whether a sign-in is one that the claims of the request allow, in which the
 // client names people as it knows them.
 func (p *Provider) meetsClaims(ctx context.Context, req *authorizeRequest, s *storage.Session) bool {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -226,6 +227,32 @@ func TestPairwiseHints(t *testing.T) {
 	}
 	if got := silent(others, "id_token_hint", idToken); got != "login_required" {
 		t.Errorf("with a hint that does not fit its sign-in: %s", got)
+	}
+}
+
+// A client may keep the token of its last sign-in for ever, and leads the person back with it.
+func TestPairwiseHintOutlivesItsSignIn(t *testing.T) {
+	t.Parallel()
+	s := pairwiseServer(t)
+	client := pairwiseClient(t, s, "one.example", nil)
+	idToken := signInTo(t, s, s.Browser(), client, "https://one.example/callback", "openid").Text("id_token")
+	sid, _ := claimsIn(t, idToken)["sid"].(string)
+	if err := s.Store.EndSession(t.Context(), sid, s.Clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	s.Clock.Advance(48 * time.Hour)
+	if _, err := s.Provider.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Store.Session(t.Context(), sid); !errors.Is(err, storage.ErrNotFound) {
+		t.Fatalf("the sign-in is still there: %v", err)
+	}
+	back := s.Code(t.Context(), s.Browser(), url.Values{
+		"client_id": {client.Text("client_id")}, "response_type": {"code"}, "redirect_uri": {"https://one.example/callback"},
+		"scope": {"openid"}, "id_token_hint": {idToken},
+	})
+	if back.Location().Query().Get("code") == "" {
+		t.Errorf("%d %q", back.Status, back.Header.Get("Location"))
 	}
 }
 
