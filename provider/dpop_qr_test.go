@@ -291,9 +291,9 @@ func TestN5ThePhone(t *testing.T) {
 				t.Helper()
 				reply := ask(http.Header{"Authorization": {authorization}, "Dpop": proofs})
 				wantProblem(t, reply, http.StatusUnauthorized, code)
-				want := []string{`DPoP error="` + code + `", algs="ES256 ES384 EdDSA PS256"`}
+				want := []string{`DPoP error="` + code + `", algs="ES256 ES384 EdDSA Ed25519 PS256"`}
 				if strings.HasPrefix(authorization, "Bearer") {
-					want = []string{`Bearer error="` + code + `"`, `DPoP algs="ES256 ES384 EdDSA PS256"`}
+					want = []string{`Bearer error="` + code + `"`, `DPoP algs="ES256 ES384 EdDSA Ed25519 PS256"`}
 				}
 				if diff := cmp.Diff(want, reply.Header.Values("WWW-Authenticate")); diff != "" {
 					t.Errorf("%s: %s", name, diff)
@@ -517,5 +517,63 @@ func TestResourcesOfASession(t *testing.T) {
 			t.Errorf("the audience is %s, want %q", said, row.want)
 		}
 		s.Clock.Advance(time.Minute)
+	}
+}
+
+// TestN5AKeyWhereNoneIsBound: whoever proves a key that the session does not have is somebody else.
+func TestN5AKeyWhereNoneIsBound(t *testing.T) {
+	t.Parallel()
+	s := keyServer(t)
+	k, c := newQRKey(t, s), openQR(t, s, "cli", nil)
+	was := c.record()
+	for _, path := range []string{"/qr/events", "/qr/cancel"} {
+		hearing, hangUp := context.WithCancel(t.Context())
+		answer := askEvents(hearing, t, s.Client(), s.URL(path), c.streamForm(), k.post(t, path))
+		hangUp()
+		_ = answer.Body.Close()
+		if answer.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %d", path, answer.StatusCode)
+		}
+	}
+	ws, form := dialSocket(t.Context(), t, s, s.Client(), nil), c.streamForm()
+	form.Set("dpop", k.proof(t, http.MethodGet, "/qr/ws", "", ""))
+	if err := ws.Write(t.Context(), websocket.MessageText, []byte(object(t, form))); err != nil {
+		t.Fatal(err)
+	}
+	if code, reason, _ := closeOf(t, ws); code != 4400 || reason != "invalid_grant" {
+		t.Errorf("/qr/ws: %d %q", code, reason)
+	}
+	wantUnmoved(t, c, was)
+}
+
+// TestResourcesAtTheTokenEndpoint: for either grant a token request names no more than the opening,
+// and hears so before anybody has answered.
+func TestResourcesAtTheTokenEndpoint(t *testing.T) {
+	t.Parallel()
+	const photos, mail = "https://photos.example/", "https://mail.example/"
+	var clients []*storage.Client
+	for _, grant := range []string{qr.GrantType, qr.DeviceGrantType} {
+		clients = append(clients, &storage.Client{
+			ID: grant, GrantTypes: []string{grant}, Scopes: []string{"openid", "profile"}, Resources: []string{photos, mail},
+			JWTAccessTokens: true, QR: storage.QRPolicy{Enabled: true},
+		})
+	}
+	s := keyServer(t, clients...)
+	for _, client := range clients {
+		c := openQR(t, s, client.ID, url.Values{"resource": {photos, mail}})
+		form := c.tokenForm()
+		form.Set("resource", "https://bank.example/")
+		for _, path := range []string{"/token", "/qr/cancel"} {
+			wantRefusal(t, c.post(t.Context(), path, form, nil), http.StatusBadRequest, "invalid_target")
+		}
+		s.Clock.Advance(6 * time.Second)
+		c.approve(newPhone(t, s))
+		s.Clock.Advance(11 * time.Second)
+		wantRefusal(t, c.post(t.Context(), "/token", form, nil), http.StatusBadRequest, "invalid_target")
+		form.Set("resource", mail)
+		token := tokensOf(t, c.post(t.Context(), "/token", form, nil)).AccessToken
+		if diff := cmp.Diff([]any{mail}, claims(t, token)["aud"]); diff != "" {
+			t.Errorf("%s: %s", client.ID, diff)
+		}
 	}
 }
