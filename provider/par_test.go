@@ -553,3 +553,15 @@ func TestScriptPushes(t *testing.T) {
 		t.Errorf("%d %v %s", reply.Status, reply.Header, reply.Body)
 	}
 }
+
+// Whoever comes with a used request is told before anybody signs in for it.
+func TestPushedRequestThatWasUsed(t *testing.T) {
+	t.Parallel()
+	s := providertest.NewServer(t, providertest.Options{})
+	_, challenge := providertest.Verifier()
+	q := pushed(t, s, "web", webRequest(challenge))
+	if redirect := s.Code(t.Context(), s.Browser(), q); redirect.Location().Query().Get("code") == "" {
+		t.Fatalf("%d %s", redirect.Status, redirect.Body)
+	}
+	wantPast(t, "a stranger", s.Get(t.Context(), s.Browser(), "/authorize?"+q.Encode()))
+}
