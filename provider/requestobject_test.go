@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/qrgrant/qrgrant/provider"
+	"github.com/qrgrant/qrgrant/provider/internal/hostile"
 	"github.com/qrgrant/qrgrant/provider/providertest"
 	"github.com/qrgrant/qrgrant/storage"
 )
@@ -382,6 +384,7 @@ func TestRequestObjectAddresses(t *testing.T) {
 	for name, uri := range map[string]string{
 		"without its fragment":    o.published.URL + "/ro",
 		"another fragment":        o.published.URL + "/ro#2",
+		"more than its fragment":  o.published.URL + "/ro#1x",
 		"nobody's":                "https://evil.example/ro",
 		"nothing is there":        o.published.URL + "/missing",
 		"another media type":      o.published.URL + "/plain",
@@ -424,6 +427,75 @@ func TestRequireRequestObject(t *testing.T) {
 	o.Clock.Advance(2 * time.Minute) // the object is over, the pushed request is not
 	if o.redeemed("pushed", url.Values{"client_id": {"signer"}, "request_uri": {reply.Text("request_uri")}}) == nil {
 		t.Error("pushed")
+	}
+}
+
+// What was pushed before the client had to sign is refused like anything else that is not signed.
+func TestRequireRequestObjectOfWhatIsPushedAlready(t *testing.T) {
+	t.Parallel()
+	o := newObjects(t, jose.ES256, nil)
+	plain := altered(providertest.AuthorizeQuery("signer", "openid", o.challenge), "state", "signed-state")
+	names := make(map[string]string)
+	for what, form := range map[string]url.Values{"unsigned": plain, "signed": {"client_id": {"signer"}, "request": {o.signed(nil)}}} {
+		reply := o.PostSigned(t.Context(), o.key, "signer", "/par", form)
+		if names[what] = reply.Text("request_uri"); reply.Status != http.StatusCreated {
+			t.Fatalf("%s: %d %s", what, reply.Status, reply.Body)
+		}
+	}
+	client, err := o.Store.Client(t.Context(), "signer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.RequireRequestObject = true
+	if err := o.Store.PutClient(t.Context(), client); err != nil {
+		t.Fatal(err)
+	}
+	query := url.Values{"client_id": {"signer"}, "request_uri": {names["unsigned"]}}
+	if got := errorOf(o.Get(t.Context(), o.Browser(), "/authorize?"+query.Encode())); got != "invalid_request" {
+		t.Errorf("unsigned: %q", got)
+	}
+	query.Set("request_uri", names["signed"])
+	if o.redeemed("signed", query) == nil {
+		t.Error("signed")
+	}
+}
+
+// Where others have taken the places, the fault is not the client's and is forgotten at once.
+func TestRequestObjectsWhenBusy(t *testing.T) {
+	t.Parallel()
+	held, release := make(chan struct{}), make(chan struct{})
+	slow := hostile.Start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		held <- struct{}{}
+		<-release
+	}))
+	o := newObjects(t, jose.ES256, func(c *storage.Client) {
+		c.JWKSURI, c.JWKS = hostile.Start(t, hostile.Document("application/jwk-set+json", c.JWKS))+"/keys", nil
+		c.RequestURIs = append(c.RequestURIs, slow+"/ro")
+	})
+	o.published.Put("/ro", "application/jwt", o.signed(nil))
+	ask := func(query url.Values) *providertest.Reply {
+		return o.Get(t.Context(), o.Browser(), "/authorize?"+altered(query, "redirect_uri", providertest.RedirectURI, "scope", "openid").Encode())
+	}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() { ask(url.Values{"client_id": {"signer"}, "request_uri": {slow + "/ro"}}) })
+		<-held
+	}
+	waiting := map[string]url.Values{
+		"the object": {"client_id": {"signer"}, "request_uri": {o.published.URL + "/ro#1"}},
+		"the keys":   o.by(o.signed(nil)),
+	}
+	for what, query := range waiting {
+		if got := errorOf(ask(query)); got != "temporarily_unavailable" {
+			t.Errorf("%s: %q", what, got)
+		}
+	}
+	close(release)
+	group.Wait()
+	for what, query := range waiting {
+		if o.redeemed(what, query) == nil {
+			t.Error(what)
+		}
 	}
 }
 
