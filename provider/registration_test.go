@@ -5,7 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"testing"
@@ -285,8 +288,8 @@ func TestRegistrationWithAnInitialToken(t *testing.T) {
 			t.Errorf("%s: %d %q %s", name, reply.Status, challenge, reply.Body)
 		}
 	}
-	for range 2 {
-		if reply := sendJSON(t.Context(), t, s, http.MethodPost, "/register", token, with(nil)); reply.Status != http.StatusCreated {
+	for _, good := range []string{token, other, token} {
+		if reply := sendJSON(t.Context(), t, s, http.MethodPost, "/register", good, with(nil)); reply.Status != http.StatusCreated {
 			t.Errorf("%d %s", reply.Status, reply.Body)
 		}
 	}
@@ -317,6 +320,7 @@ func TestRegistrationManagement(t *testing.T) {
 		"another secret":    with(jsonObject{"client_id": id, "client_secret": "guess"}),
 		"our own members":   with(jsonObject{"client_id": id, "registration_access_token": token}),
 		"bad metadata":      with(jsonObject{"client_id": id, "grant_types": []string{qr.GrantType}}),
+		"a greater scope":   with(jsonObject{"client_id": id, "scope": "openid " + qr.ApproveScope}),
 	} {
 		if reply := do(http.MethodPut, token, body); reply.Status != http.StatusBadRequest || reply.Text("error") != "invalid_client_metadata" {
 			t.Errorf("PUT with %s: %d %s", name, reply.Status, reply.Body)
@@ -450,5 +454,80 @@ func TestRegisteredClientsAreBounded(t *testing.T) {
 	}
 	if reply := sendJSON(t.Context(), t, s, http.MethodGet, "/register/"+third.Text("client_id"), third.Text("registration_access_token"), nil); reply.Status != http.StatusUnauthorized {
 		t.Errorf("the unused one: %d %s", reply.Status, reply.Body)
+	}
+}
+
+func TestRegisteredClientsAreBoundedByDefault(t *testing.T) {
+	t.Parallel()
+	s := openServer(t, nil)
+	err := s.Store.Tx(t.Context(), func(ctx context.Context) error {
+		for i := range 9_999 {
+			if err := s.Store.PutClient(ctx, &storage.Client{ID: fmt.Sprint("registered-", i), Source: storage.ClientRegistered}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	registered(t, s, with(nil))
+	if full := sendJSON(t.Context(), t, s, http.MethodPost, "/register", "", with(nil)); full.Status != http.StatusTooManyRequests {
+		t.Errorf("%d %s", full.Status, full.Body)
+	}
+}
+
+// An update is no use: a client to which nobody has granted anything is forgotten all the same.
+func TestAnUpdateDoesNotKeepAClient(t *testing.T) {
+	t.Parallel()
+	s := openServer(t, nil)
+	client := registered(t, s, with(nil))
+	id, token := client.Text("client_id"), client.Text("registration_access_token")
+	if reply := sendJSON(t.Context(), t, s, http.MethodPut, "/register/"+id, token, with(jsonObject{"client_id": id})); reply.Status != http.StatusOK {
+		t.Fatalf("%d %s", reply.Status, reply.Body)
+	}
+	s.Clock.Advance(24*time.Hour + time.Minute)
+	registered(t, s, with(nil))
+	if reply := sendJSON(t.Context(), t, s, http.MethodGet, "/register/"+id, token, nil); reply.Status != http.StatusUnauthorized {
+		t.Errorf("%d %s", reply.Status, reply.Body)
+	}
+}
+
+// An update that began before the operator switched the client off does not switch it on again.
+func TestAnUpdateLeavesAClientSwitchedOff(t *testing.T) {
+	t.Parallel()
+	s := openServer(t, nil)
+	client := registered(t, s, with(nil))
+	id, token := client.Text("client_id"), client.Text("registration_access_token")
+	body, send := io.Pipe()
+	reading := make(chan struct{})
+	traced := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(reading) }})
+	req, err := http.NewRequestWithContext(traced, http.MethodPut, s.URL("/register/"+id), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Expect", "100-continue")
+	answer := make(chan *providertest.Reply, 1)
+	go func() { answer <- s.Do(s.Client(), req) }()
+	<-reading
+	stored, err := s.Store.Client(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored.Disabled = true
+	if err := s.Store.PutClient(t.Context(), stored); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.NewEncoder(send).Encode(with(jsonObject{"client_id": id, "client_name": "After"})); err != nil {
+		t.Fatal(err)
+	}
+	_ = send.Close()
+	if reply := <-answer; reply.Status != http.StatusOK {
+		t.Fatalf("%d %s", reply.Status, reply.Body)
+	}
+	if stored, err = s.Store.Client(t.Context(), id); err != nil || !stored.Disabled || stored.Name != "After" {
+		t.Errorf("%+v, %v", stored, err)
 	}
 }
