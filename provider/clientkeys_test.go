@@ -243,6 +243,68 @@ func TestClientKeysOneFlight(t *testing.T) {
 	}
 }
 
+// The keys are for all who wait, though the one who asked first hangs up.
+func TestClientKeysOutliveTheFirstWhoAsks(t *testing.T) {
+	t.Parallel()
+	key := newAssertionKey(t, jose.ES256, "k")
+	document := &keyDocument{set: jwksOf(t, key)}
+	held, release := make(chan struct{}, 1), make(chan struct{})
+	uri := hostile.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held <- struct{}{}
+		<-release
+		document.ServeHTTP(w, r)
+	}))
+	store := &askers{asked: make(chan context.Context, 2)}
+	s := providertest.NewServer(t, providertest.Options{
+		Clients: []*storage.Client{byReference("signer", uri)}, Change: reachable(t),
+		Wrap: func(inner storage.Store) storage.Store { store.Store = inner; return store },
+	})
+	hearing, hangUp := context.WithCancel(t.Context())
+	form := asserting(clientCredentials(), key.assertion(t, s, "signer"))
+	req, err := http.NewRequestWithContext(hearing, http.MethodPost, s.URL("/token"), strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	gone := make(chan error, 1)
+	go func() {
+		resp, err := s.Client().Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		gone <- err
+	}()
+	first := <-store.asked
+	<-held
+	var group sync.WaitGroup
+	group.Go(func() {
+		grantedTokens(t, s.Post(t.Context(), s.Client(), "/token", asserting(clientCredentials(), key.assertion(t, s, "signer"))))
+	})
+	<-store.asked
+	hangUp()
+	<-first.Done()
+	close(release)
+	group.Wait()
+	if err := <-gone; err == nil {
+		t.Error("the first was answered")
+	}
+	if got := document.reads.Load(); got != 1 {
+		t.Errorf("read %d times", got)
+	}
+}
+
+// askers is a store that tells who asks for a client.
+type askers struct {
+	storage.Store
+
+	asked chan context.Context
+}
+
+func (a *askers) Client(ctx context.Context, id string) (*storage.Client, error) {
+	a.asked <- ctx
+	return a.Store.Client(ctx, id)
+}
+
 // Where others have taken the places, the fault is not the client's and is forgotten at once.
 func TestClientKeysBusy(t *testing.T) {
 	t.Parallel()
