@@ -319,7 +319,7 @@ func TestTokensOfTheWrongKind(t *testing.T) {
 		{"Basic", authorization("Basic cGhvbmU6eA=="), 401, "invalid_token", bare},
 		{"the DPoP scheme", func(_ *testing.T, g *target) http.Header {
 			return http.Header{"Authorization": {"DPoP " + g.p.token}}
-		}, 401, "invalid_token", `DPoP error="invalid_token", algs="ES256 ES384 EdDSA PS256"`},
+		}, 401, "invalid_token", `DPoP error="invalid_token", algs="ES256 ES384 EdDSA Ed25519 PS256"`},
 		{"two headers", func(_ *testing.T, g *target) http.Header {
 			return http.Header{"Authorization": {"Bearer " + g.p.token, "Bearer " + g.p.token}}
 		}, 401, "invalid_token", bare},

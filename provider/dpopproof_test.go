@@ -331,7 +331,7 @@ func TestDPoPWrongProofsAtUserinfo(t *testing.T) {
 			wantError(t, reply, http.StatusUnauthorized, want)
 			challenges := reply.Header.Values("WWW-Authenticate")
 			if len(challenges) != 1 || !strings.HasPrefix(challenges[0], "DPoP ") || !strings.Contains(challenges[0], `error="`+want+`"`) ||
-				!strings.Contains(challenges[0], `algs="ES256 ES384 EdDSA PS256"`) {
+				!strings.Contains(challenges[0], `algs="ES256 ES384 EdDSA Ed25519 PS256"`) {
 				t.Errorf("%s by %s: %q", row.name, method, challenges)
 			}
 			if want == "use_dpop_nonce" && reply.Header.Get("DPoP-Nonce") == "" {

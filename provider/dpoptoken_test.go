@@ -65,7 +65,7 @@ func TestDPoPBindsAccessTokens(t *testing.T) {
 	if !p.good(bound) || p.userinfo("POST", bound, p.proof("POST", "/userinfo", bound)).Status != http.StatusOK {
 		t.Error("the owner cannot use the token")
 	}
-	both := []string{"Bearer realm=", `DPoP realm="qrgrant", algs="ES256 ES384 EdDSA PS256"`}
+	both := []string{"Bearer realm=", `DPoP realm="qrgrant", algs="ES256 ES384 EdDSA Ed25519 PS256"`}
 	for name, row := range map[string]struct {
 		reply      *providertest.Reply
 		challenges []string

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"net/url"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/qrgrant/qrgrant/provider/internal/jws"
 )
 
 // ClientKey is a key that a client signs with: the assertions of private_key_jwt (RFC 7523) and
@@ -22,14 +25,14 @@ import (
 type ClientKey struct {
 	// ID is its kid.
 	ID string
-	// Algorithm is what it signs with: ES256, EdDSA, PS256 or RS256.
+	// Algorithm is what it signs with: ES256, EdDSA (also as Ed25519, RFC 9864), PS256 or RS256.
 	Algorithm jose.SignatureAlgorithm
 
 	private crypto.Signer
 }
 
 // NewClientKey makes a key of 2048 bits for RS256 and PS256, of P-256 for ES256, of Ed25519 for
-// EdDSA. It takes no other algorithm.
+// EdDSA and Ed25519. It takes no other algorithm.
 func NewClientKey(tb testing.TB, alg jose.SignatureAlgorithm, id string) *ClientKey {
 	tb.Helper()
 	k := &ClientKey{ID: id, Algorithm: alg}
@@ -37,7 +40,7 @@ func NewClientKey(tb testing.TB, alg jose.SignatureAlgorithm, id string) *Client
 	switch alg {
 	case jose.ES256:
 		k.private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case jose.EdDSA:
+	case jose.EdDSA, jws.Ed25519:
 		_, k.private, err = ed25519.GenerateKey(rand.Reader)
 	case jose.RS256, jose.PS256:
 		k.private, err = rsa.GenerateKey(rand.Reader, 2048)
@@ -68,6 +71,9 @@ func (k *ClientKey) Sign(tb testing.TB, typ string, claims map[string]any) strin
 // SignBytes is Sign for a payload of any bytes.
 func (k *ClientKey) SignBytes(tb testing.TB, typ string, payload []byte) string {
 	tb.Helper()
+	if k.Algorithm == jws.Ed25519 {
+		return k.signEd25519(tb, typ, payload)
+	}
 	options := &jose.SignerOptions{}
 	if typ != "" {
 		options.WithType(jose.ContentType(typ))
@@ -80,6 +86,21 @@ func (k *ClientKey) SignBytes(tb testing.TB, typ string, payload []byte) string 
 	compact, err := signed.CompactSerialize()
 	must(tb, err)
 	return compact
+}
+
+// signEd25519 signs under the name that go-jose does not know.
+func (k *ClientKey) signEd25519(tb testing.TB, typ string, payload []byte) string {
+	tb.Helper()
+	header, err := json.Marshal(struct {
+		Algorithm jose.SignatureAlgorithm `json:"alg"`
+		KeyID     string                  `json:"kid"`
+		Type      string                  `json:"typ,omitempty"`
+	}{k.Algorithm, k.ID, typ})
+	must(tb, err)
+	input := base64.RawURLEncoding.EncodeToString(header) + "." + base64.RawURLEncoding.EncodeToString(payload)
+	signature, err := k.private.Sign(nil, []byte(input), crypto.Hash(0))
+	must(tb, err)
+	return input + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
 // Assertion returns an assertion of the client for this issuer, good for a minute on the server's
