@@ -52,7 +52,10 @@ var errNoKey = errors.New("provider: no key of the client fits")
 // Keys by reference are remembered: what a client signs is checked at every request, and an
 // address must not be read more often because somebody sends us rubbish in its client's name.
 type clientKeys struct {
+	// fetcher is shared with everything that is read for anybody. own reads for the clients of the
+	// operator alone, whom others must not keep out by addresses that answer slowly.
 	fetcher *fetch.Fetcher
+	own     *fetch.Fetcher
 	now     func() time.Time
 	logger  *slog.Logger
 	// nobody is a key that nobody has, for the work that an unknown client costs.
@@ -82,7 +85,8 @@ func newClientKeys(c *Config, fetcher *fetch.Fetcher) (*clientKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provider: %w", err)
 	}
-	return &clientKeys{fetcher: fetcher, now: c.Now, logger: c.Logger, nobody: &nobody.PublicKey, sets: make(map[string]*keySet)}, nil
+	own := fetch.New(fetch.Config{Networks: c.FetchNetworks, Roots: c.FetchRoots})
+	return &clientKeys{fetcher: fetcher, own: own, now: c.Now, logger: c.Logger, nobody: &nobody.PublicKey, sets: make(map[string]*keySet)}, nil
 }
 
 // verify checks a JWS in compact form with the keys of a client, signed with one of algs. The
@@ -167,7 +171,11 @@ func isEdDSA(algs ...jose.SignatureAlgorithm) bool {
 // of returns the keys of a client. again asks for newer ones than were found before.
 func (k *clientKeys) of(ctx context.Context, client *storage.Client, again bool) ([]jose.JSONWebKey, error) {
 	if client.JWKSURI != "" {
-		return k.at(ctx, client.JWKSURI, again)
+		fetcher := k.fetcher
+		if client.Source == storage.ClientConfigured {
+			fetcher = k.own
+		}
+		return k.at(ctx, fetcher, client.JWKSURI, again)
 	}
 	keys, _, err := parseKeys(client.JWKS)
 	return keys, err
@@ -175,7 +183,7 @@ func (k *clientKeys) of(ctx context.Context, client *storage.Client, again bool)
 
 // at returns the keys at an address, reading them when they are due. Whoever comes while they
 // are being read waits for that, which takes no longer than package fetch allows.
-func (k *clientKeys) at(ctx context.Context, uri string, again bool) ([]jose.JSONWebKey, error) {
+func (k *clientKeys) at(ctx context.Context, fetcher *fetch.Fetcher, uri string, again bool) ([]jose.JSONWebKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.set(uri)
@@ -185,7 +193,7 @@ func (k *clientKeys) at(ctx context.Context, uri string, again bool) ([]jose.JSO
 			return nil, err
 		}
 	case s.due(k.now(), again):
-		k.read(ctx, uri, s)
+		k.read(ctx, fetcher, uri, s)
 	}
 	if s.readAt.IsZero() || k.now().After(s.readAt.Add(keysStale)) {
 		return nil, fmt.Errorf("provider: the keys of a client cannot be read: %w", s.cause)
@@ -218,7 +226,7 @@ func (s *keySet) due(now time.Time, again bool) bool {
 
 // read reads the keys at an address. What it finds is for everybody who asks, so that it goes on
 // when the first of them leaves.
-func (k *clientKeys) read(ctx context.Context, uri string, s *keySet) {
+func (k *clientKeys) read(ctx context.Context, fetcher *fetch.Fetcher, uri string, s *keySet) {
 	flight, tried := make(chan struct{}), s.triedAt
 	s.flight, s.triedAt = flight, k.now()
 	// Deferred, so that nobody waits for ever should reading panic.
@@ -226,7 +234,7 @@ func (k *clientKeys) read(ctx context.Context, uri string, s *keySet) {
 		s.flight = nil
 		close(flight)
 	}()
-	keys, fresh, err := k.fetch(context.WithoutCancel(ctx), uri)
+	keys, fresh, err := k.fetch(context.WithoutCancel(ctx), fetcher, uri)
 	s.cause = err
 	switch {
 	case err == nil:
@@ -240,10 +248,10 @@ func (k *clientKeys) read(ctx context.Context, uri string, s *keySet) {
 }
 
 // fetch lets go of the lock while it reads.
-func (k *clientKeys) fetch(ctx context.Context, uri string) (keys []jose.JSONWebKey, fresh time.Duration, err error) {
+func (k *clientKeys) fetch(ctx context.Context, fetcher *fetch.Fetcher, uri string) (keys []jose.JSONWebKey, fresh time.Duration, err error) {
 	k.mu.Unlock()
 	defer k.mu.Lock()
-	document, err := k.fetcher.Get(ctx, uri, maxJWKS, "application/json", "application/jwk-set+json")
+	document, err := fetcher.Get(ctx, uri, maxJWKS, "application/json", "application/jwk-set+json")
 	if err != nil {
 		return nil, 0, err
 	}

@@ -471,6 +471,8 @@ func TestRequestObjectsWhenBusy(t *testing.T) {
 	o := newObjects(t, jose.ES256, func(c *storage.Client) {
 		c.JWKSURI, c.JWKS = hostile.Start(t, hostile.Document("application/jwk-set+json", c.JWKS))+"/keys", nil
 		c.RequestURIs = append(c.RequestURIs, slow+"/ro")
+		// The keys of the operator's clients have places of their own.
+		c.Source = storage.ClientRegistered
 	})
 	o.published.Put("/ro", "application/jwt", o.signed(nil))
 	ask := func(query url.Values) *providertest.Reply {
