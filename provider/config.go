@@ -73,6 +73,14 @@ type Config struct {
 	Pairwise bool
 	// QRLimits are the limits of protocol §9; zero fields are the defaults.
 	QRLimits qr.Limits
+	// PushesPerMinute bounds what is left at POST /par (RFC 9126) from one /24 or /56 in the name
+	// of clients that anybody can be: those without a secret or key, and those that registered
+	// themselves or are described by a document. ClientPushesPerMinute bounds each other client,
+	// wherever it pushes from. So many may come at once, and as many more in every minute; beyond
+	// that the answer is 429. Zero means 120 and 6,000; counters live in memory. What is pushed is
+	// kept for 75 minutes at most, in up to 16 KiB each.
+	PushesPerMinute       int
+	ClientPushesPerMinute int
 	// AccessTokenLifetime, IDTokenLifetime, RefreshTokenLifetime and SessionLifetime are
 	// 10 min, 10 min, 30 days and 12 h when zero. RefreshTokenLifetime is absolute for a family.
 	AccessTokenLifetime  time.Duration
@@ -138,6 +146,12 @@ func (c *Config) validate() error {
 	if cmp.Or(c.KeyPublishAhead, defaultPublishAhead) >= cmp.Or(c.KeyRotation, defaultRotation) {
 		faults = append(faults, errors.New("provider: Config.KeyPublishAhead is not shorter than KeyRotation"))
 	}
+	if c.PushesPerMinute < 0 {
+		faults = append(faults, errors.New("provider: Config.PushesPerMinute is negative"))
+	}
+	if c.ClientPushesPerMinute < 0 {
+		faults = append(faults, errors.New("provider: Config.ClientPushesPerMinute is negative"))
+	}
 	// In an order of their own, so that the same faults always read the same.
 	for _, d := range []struct {
 		name  string
@@ -198,6 +212,8 @@ func (c *Config) defaults() {
 			*d.field = d.value
 		}
 	}
+	c.PushesPerMinute = cmp.Or(c.PushesPerMinute, 120)
+	c.ClientPushesPerMinute = cmp.Or(c.ClientPushesPerMinute, 6000)
 	if c.Now == nil {
 		c.Now = time.Now //nolint:forbidigo // This is where the clock is configured.
 	}

@@ -28,12 +28,20 @@ const (
 	pushedRetention = formLifetime + consentLifetime
 	// longestPushed bounds what is stored of one, in bytes.
 	longestPushed = 16 << 10
-	// pushesPerMinute bounds what one network can have stored in the name of clients that anybody
-	// can be.
-	pushesPerMinute = 120
 	// pushedVersion is written into every record; a reader refuses what it does not know.
 	pushedVersion = 1
 )
+
+// pushLimits bounds what is stored before any person was asked: of clients that anybody can be by
+// network, of any other by client.
+type pushLimits struct {
+	networks *networkLimits
+	clients  *minuteLimits[string]
+}
+
+func newPushLimits(c *Config) *pushLimits {
+	return &pushLimits{networks: newNetworkLimits(c.PushesPerMinute), clients: newMinuteLimits[string](c.ClientPushesPerMinute)}
+}
 
 // pushedAnswer is the answer of POST /par (RFC 9126 §2.2).
 type pushedAnswer struct {
@@ -60,7 +68,8 @@ func requestParameters() []string {
 }
 
 // par is POST /par: an authenticated client leaves its authorization request here and gets a name
-// for it that it sends the browser with (RFC 9126). What /authorize would refuse is refused here.
+// for it that it sends the browser with (RFC 9126). What /authorize would refuse is refused here,
+// and so is what comes more often than Config allows.
 func (p *Provider) par(w http.ResponseWriter, r *http.Request) {
 	uri := ""
 	req, err := p.readPushed(w, r)
@@ -112,12 +121,17 @@ func (p *Provider) readPushed(w http.ResponseWriter, r *http.Request) (*authoriz
 
 // mayPush counts the network of a client that is nobody in particular: one without a secret, or one
 // that anybody can register. What it leaves here is stored before any person was asked (RFC 9126
-// §2.3 has the answer).
+// §2.3 has the answer). A client to which the operator gave its credential is counted by itself,
+// for everybody who signs in to it may come from the one address of its server.
 func (p *Provider) mayPush(r *http.Request, client fositestore.Client) error {
+	now := p.config.Now()
 	if !client.Public() && client.Source == storage.ClientConfigured {
+		if wait := p.pushes.clients.take(client.ID, now); wait > 0 {
+			return tooMany(wait, "The client has pushed too many requests.")
+		}
 		return nil
 	}
-	if wait := p.pushes.take(p.clientAddress(r), p.config.Now()); wait > 0 {
+	if wait := p.pushes.networks.take(p.clientAddress(r), now); wait > 0 {
 		return tooMany(wait, "Too many requests were pushed from this network.")
 	}
 	return nil

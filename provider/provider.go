@@ -37,7 +37,7 @@ type Provider struct {
 	clientKeys  *clientKeys
 	documents   *documents
 	registered  *registrations
-	pushes      *networkLimits
+	pushes      *pushLimits
 	objects     objectCache
 	objectReads *networkLimits
 	pages       *pages
@@ -79,7 +79,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p.idTokens = &idTokenStrategy{issuer: c.Issuer, keys: p.keys, now: c.Now, store: c.Store}
 	p.documents, p.registered = p.newDocuments(), newRegistrations()
-	p.pushes, p.objectReads = newNetworkLimits(pushesPerMinute), newNetworkLimits(objectsPerMinute)
+	p.pushes, p.objectReads = newPushLimits(&c), newNetworkLimits(objectsPerMinute)
 	p.tokens = newTokens(&c, p.documents)
 	p.dpop = p.newProofs()
 	p.backchannel = newBackchannel(&c, p.keys)

@@ -29,39 +29,50 @@ const (
 	unusedKept = 24 * time.Hour
 	// registrationFull is when it is worth to try again with a server that has no place left.
 	registrationFull = time.Hour
-	// countedNetworks is at how many networks those are forgotten that have rested.
-	countedNetworks = 1024
+	// firstPrune is at how many limiters those are forgotten that have rested.
+	firstPrune = 1024
 )
 
-// networkLimits counts what networks do, a /24 or a /56 each: so many at once, and as many more
-// in every minute. A restart forgets it.
-type networkLimits struct {
-	perMinute int
-
-	mu       sync.Mutex
-	limiters map[netip.Prefix]*rate.Limiter
-	pruneAt  int
-}
+// networkLimits counts what networks do, a /24 or a /56 each.
+type networkLimits struct{ *minuteLimits[netip.Prefix] }
 
 func newNetworkLimits(perMinute int) *networkLimits {
-	return &networkLimits{perMinute: perMinute, limiters: make(map[netip.Prefix]*rate.Limiter), pruneAt: countedNetworks}
+	return &networkLimits{newMinuteLimits[netip.Prefix](perMinute)}
 }
 
-// take counts one deed of a network. Beyond the limit it counts nothing and returns how long to
-// wait.
+// take counts one deed of the network around an address, as minuteLimits.take does. Those whose
+// address is not known share one.
 func (l *networkLimits) take(a netip.Addr, now time.Time) (wait time.Duration) {
 	bits := 56
 	if a.Is4() {
 		bits = 24
 	}
-	network, _ := a.Prefix(bits) // those whose address is not known share the zero one
+	return l.minuteLimits.take(prefixOf(a, bits), now)
+}
+
+// minuteLimits counts what each of many does: so much at once, and as much more in every minute. A
+// restart forgets it.
+type minuteLimits[K comparable] struct {
+	perMinute int
+
+	mu       sync.Mutex
+	limiters map[K]*rate.Limiter
+	pruneAt  int
+}
+
+func newMinuteLimits[K comparable](perMinute int) *minuteLimits[K] {
+	return &minuteLimits[K]{perMinute: perMinute, limiters: make(map[K]*rate.Limiter), pruneAt: firstPrune}
+}
+
+// take counts one deed. Beyond the limit it counts nothing and returns how long to wait.
+func (l *minuteLimits[K]) take(who K, now time.Time) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limiter := l.limiters[network]
+	limiter := l.limiters[who]
 	if limiter == nil {
 		l.prune(now)
 		limiter = rate.NewLimiter(rate.Every(time.Minute/time.Duration(l.perMinute)), l.perMinute)
-		l.limiters[network] = limiter
+		l.limiters[who] = limiter
 	}
 	place := limiter.ReserveN(now, 1)
 	if wait = place.DelayFrom(now); wait > 0 {
@@ -70,18 +81,17 @@ func (l *networkLimits) take(a netip.Addr, now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// prune forgets the networks that have rested, when there are twice as many as were left the
-// last time.
-func (l *networkLimits) prune(now time.Time) {
+// prune forgets those that have rested, when there are twice as many as were left the last time.
+func (l *minuteLimits[K]) prune(now time.Time) {
 	if len(l.limiters) < l.pruneAt {
 		return
 	}
-	for network, limiter := range l.limiters {
+	for who, limiter := range l.limiters {
 		if limiter.TokensAt(now) >= float64(l.perMinute) {
-			delete(l.limiters, network)
+			delete(l.limiters, who)
 		}
 	}
-	l.pruneAt = max(countedNetworks, 2*len(l.limiters))
+	l.pruneAt = max(firstPrune, 2*len(l.limiters))
 }
 
 // registrations is what is known of the clients that registered themselves.
