@@ -33,6 +33,7 @@ hybrid: true
 request_objects: true
 request_uris: true
 pairwise: true
+limits: {pushes_per_minute: 9, client_pushes_per_minute: 900}
 clients:
   - id: keys
     name: Keys
@@ -129,6 +130,7 @@ func TestWhatAConfigurationMakes(t *testing.T) {
 		FetchNetworks: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, DPoPNonceOptional: true,
 		Registration:   provider.Registration{InitialTokens: [][32]byte{initial}, MaxClients: 7},
 		ClientMetadata: true, Implicit: true, Hybrid: true, RequestObjects: true, RequestURIs: true, Pairwise: true,
+		PushesPerMinute: 9, ClientPushesPerMinute: 900,
 	}
 	if !reflect.DeepEqual(wantConfig, made) {
 		t.Errorf("configured %+v, want %+v", made, wantConfig)

@@ -43,7 +43,8 @@ type keysConfig struct {
 	Retention    time.Duration `yaml:"retention"`
 }
 
-// limitsConfig are the limits of protocol §9; zero is the default of qr.Limits.
+// limitsConfig are the limits of protocol §9 and of pushed requests; zero is the default of
+// qr.Limits or provider.Config.
 type limitsConfig struct {
 	OpensPerMinute         int           `yaml:"opens_per_minute"`
 	OpenSessions           int           `yaml:"open_sessions"`
@@ -55,6 +56,8 @@ type limitsConfig struct {
 	HeldPolls              int           `yaml:"held_polls"`
 	HeldPollsPerClient     int           `yaml:"held_polls_per_client"`
 	CoolDown               time.Duration `yaml:"cool_down"`
+	PushesPerMinute        int           `yaml:"pushes_per_minute"`
+	ClientPushesPerMinute  int           `yaml:"client_pushes_per_minute"`
 }
 
 func (l *limitsConfig) limits() qr.Limits {
@@ -104,6 +107,7 @@ func (f *configFile) configure(c *provider.Config) {
 	c.SessionLifetime, c.SessionIdle = f.Lifetimes.Session, f.Lifetimes.SessionIdle
 	c.KeyRotation, c.KeyPublishAhead, c.KeyRetention = f.Keys.Rotation, f.Keys.PublishAhead, f.Keys.Retention
 	c.AppLinks = f.AppLinks.links()
+	c.PushesPerMinute, c.ClientPushesPerMinute = f.Limits.PushesPerMinute, f.Limits.ClientPushesPerMinute
 	c.FetchNetworks, c.DPoPNonceOptional = networks(f.FetchNetworks), f.DPoPNonce == "optional"
 	c.Registration, c.ClientMetadata = f.Registration.policy(), f.ClientMetadata
 	c.Implicit, c.Hybrid, c.Pairwise = f.Implicit, f.Hybrid, f.Pairwise
@@ -265,6 +269,8 @@ func (f *configFile) limitFaults(given map[string]bool) []fault {
 		{"user_code_tries_per_prefix", l.UserCodeTriesPerPrefix, 1},
 		{"held_polls", l.HeldPolls, -1},
 		{"held_polls_per_client", l.HeldPollsPerClient, -1},
+		{"pushes_per_minute", l.PushesPerMinute, 1},
+		{"client_pushes_per_minute", l.ClientPushesPerMinute, 1},
 	} {
 		path := "$.limits." + n.key
 		if n.value == 0 && !given[path] {

@@ -82,6 +82,8 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
         held_polls: 100000                # requests held at one time; -1 holds none
         held_polls_per_client: 50000
         cool_down: 5m                     # for a device that was reported
+        pushes_per_minute: 120            # requests at /par per network, of clients that anybody can be
+        client_pushes_per_minute: 6000    # and of each other client
       fetch_networks: [10.0.0.0/8]        # private networks that clients' keys are read from; none unless given
       dpop_nonce: required                # or optional
       registration:                       # clients may register themselves; nobody unless given
