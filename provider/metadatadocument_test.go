@@ -532,6 +532,34 @@ func TestAMetadataDocumentIsReadOnceForAllWhoAsk(t *testing.T) {
 	}
 }
 
+// Where others have taken the places, nobody was asked: the document is read as soon as there is one.
+func TestAMetadataDocumentWhenBusy(t *testing.T) {
+	t.Parallel()
+	held, release := make(chan struct{}), make(chan struct{})
+	slow := hostile.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held <- struct{}{}
+		<-release
+		http.NotFound(w, r)
+	}))
+	app := newDescribedApp(t)
+	s := app.server(providertest.Options{})
+	_, challenge := providertest.Verifier()
+	var group sync.WaitGroup
+	for n := range 8 {
+		query := app.query(challenge, url.Values{"client_id": {fmt.Sprintf("%s/%d", slow, n)}})
+		group.Go(func() { s.Get(t.Context(), s.Client(), "/authorize?"+query.Encode()) })
+		<-held
+	}
+	if reply := app.open(s); reply.Status != http.StatusServiceUnavailable || app.read() != 0 {
+		t.Errorf("%d %s, %d reads", reply.Status, reply.Body, app.read())
+	}
+	close(release)
+	group.Wait()
+	if !app.known(s) {
+		t.Error("the document is not read at once")
+	}
+}
+
 func TestANetworkCannotHaveUsReadAnyNumberOfDocuments(t *testing.T) {
 	t.Parallel()
 	app := newDescribedApp(t)
