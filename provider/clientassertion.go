@@ -16,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json" // It tells names by their case and refuses a member twice.
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/fetch"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/fositestore"
@@ -135,9 +136,14 @@ func (p *Provider) assertedClient(ctx context.Context, r *http.Request, client f
 		err = said.check(client.ID, p.audiences(r, client.Client), p.config.Now())
 	}
 	if err == nil {
+		// An answer that asks for a nonce asks for the same request again, assertion included.
+		err = p.dpop.CheckNonce(r.Header.Values(dpop.Header))
+	}
+	if err == nil {
 		err = p.useAssertion(ctx, client.ID, &said)
 	}
 	if err != nil {
+		p.config.Logger.DebugContext(ctx, "a client assertion was refused", "client_id", client.ID, "error", err)
 		return fositestore.Client{}, assertionRefused(err)
 	}
 	// Its keys may change between a request and its repetition, and it is the same client still.
@@ -146,8 +152,11 @@ func (p *Provider) assertedClient(ctx context.Context, r *http.Request, client f
 }
 
 // assertionRefused is the one answer to whatever is wrong with an assertion; a failure of ours is
-// none of that.
+// none of that, nor is the wish for a nonce.
 func assertionRefused(err error) error {
+	if nonce := proofError(err); nonce != nil {
+		return nonce
+	}
 	var own *oauthError
 	if errors.As(err, &own) {
 		return own

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ory/fosite"
 
+	"github.com/qrgrant/qrgrant/provider/dpop"
 	"github.com/qrgrant/qrgrant/provider/internal/form"
 	"github.com/qrgrant/qrgrant/provider/internal/reply"
 	"github.com/qrgrant/qrgrant/storage"
@@ -123,6 +124,9 @@ func (p *Provider) writeError(w http.ResponseWriter, r *http.Request, err error)
 	e := tokenError(err)
 	if e.status >= http.StatusInternalServerError {
 		p.config.Logger.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
+	}
+	if e.code == dpop.CodeUseNonce {
+		w.Header().Set(dpop.HeaderNonce, p.dpop.Nonce())
 	}
 	wait := e.wait
 	if e.status == http.StatusServiceUnavailable && wait == 0 {

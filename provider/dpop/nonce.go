@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -48,6 +49,34 @@ func (v *Verifier) good(sent string, now time.Time) bool {
 		}
 		return equalNonce(sent, nonce(secret, step(now.Add(skew))))
 	})
+}
+
+// CheckNonce says of the proof of a request what Verify would say of its nonce: an *Error with
+// CodeUseNonce, or nil where there is no such fault, whatever other one there may be. It trusts
+// nothing and uses nothing up. Whoever does something before Verify that counts once, such as
+// taking a client assertion, asks here first: the same request can then come again.
+func (v *Verifier) CheckNonce(proofs []string) error {
+	if len(proofs) != 1 || len(proofs[0]) > maxProof {
+		return nil
+	}
+	_, rest, _ := strings.Cut(proofs[0], ".")
+	encoded, _, _ := strings.Cut(rest, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		return nil //nolint:nilerr // Verify says what is wrong with it.
+	}
+	said, err := readClaims(payload)
+	if err != nil {
+		return nil //nolint:nilerr // As above.
+	}
+	return v.checkNonce(said.nonce, v.config.Now())
+}
+
+func (v *Verifier) checkNonce(sent string, now time.Time) error {
+	if sent == "" && v.config.NonceOptional || v.good(sent, now) {
+		return nil
+	}
+	return &Error{Code: CodeUseNonce, Sentence: "Send a DPoP proof with the nonce of this answer."}
 }
 
 func equalNonce(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

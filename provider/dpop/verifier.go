@@ -104,12 +104,8 @@ func (v *Verifier) check(r Request, c claims) error {
 		return because("an iat too far from now")
 	case r.AccessToken != "" && subtle.ConstantTimeCompare([]byte(c.hash), []byte(tokenHash(r.AccessToken))) != 1:
 		return because("another ath")
-	case c.nonce == "" && v.config.NonceOptional:
-		return nil
-	case !v.good(c.nonce, now):
-		return &Error{Code: CodeUseNonce, Sentence: "Send a DPoP proof with the nonce of this answer."}
 	}
-	return nil
+	return v.checkNonce(c.nonce, now)
 }
 
 // tokenHash is the ath of an access token (RFC 9449 §4.2).
