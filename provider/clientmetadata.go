@@ -200,22 +200,49 @@ func (m *clientMetadata) readAuthentication(c *storage.Client, methods []string)
 		m.refuse(invalidMetadata("A client with private_key_jwt has jwks or jwks_uri."))
 	case c.AuthMethod == storage.AuthPrivateKeyJWT:
 		c.AuthAlg = m.oneOf("token_endpoint_auth_signing_alg", assertionAlg(c), assertionAlgorithms()...)
+		if m.fault == nil && !canSign(c) {
+			m.refuse(invalidMetadata("None of the keys in jwks fits the token_endpoint_auth_signing_alg; without one they fit ES256, PS256 or EdDSA."))
+		}
 	}
 }
 
 // assertionAlg is the algorithm of assertions that a client means who does not say: with RSA keys,
-// or with keys that we have not seen, that which OpenID Connect expects of everybody; otherwise
-// what its keys are for.
+// or with keys that we have not seen, that which OpenID Connect expects of everybody; with P-384
+// keys the one that they are for; otherwise any of those that need no name.
 func assertionAlg(c *storage.Client) string {
-	var set jose.JSONWebKeySet
-	if c.JWKSURI == "" && json.Unmarshal(c.JWKS, &set) == nil {
-		for _, k := range set.Keys {
-			if _, isRSA := k.Key.(*rsa.PublicKey); !isRSA || strings.HasPrefix(k.Algorithm, "PS") {
-				return ""
-			}
-		}
+	if c.JWKSURI != "" {
+		return string(jose.RS256)
 	}
-	return string(jose.RS256)
+	keys, _, err := parseKeys(c.JWKS)
+	if err != nil {
+		return ""
+	}
+	all := func(is func(key *jose.JSONWebKey) bool) bool {
+		return !slices.ContainsFunc(keys, func(key jose.JSONWebKey) bool { return !is(&key) })
+	}
+	switch {
+	case all(func(key *jose.JSONWebKey) bool {
+		_, isRSA := key.Key.(*rsa.PublicKey)
+		return isRSA && !strings.HasPrefix(key.Algorithm, "PS")
+	}):
+		return string(jose.RS256)
+	case all(func(key *jose.JSONWebKey) bool { return fits(key, jose.ES384) }):
+		return string(jose.ES384)
+	}
+	return ""
+}
+
+// canSign reports whether a client could ever sign an assertion that we take. What is at a jwks_uri
+// may change.
+func canSign(c *storage.Client) bool {
+	if c.JWKSURI != "" {
+		return true
+	}
+	keys, _, err := parseKeys(c.JWKS)
+	algs := algorithmsOf(c)
+	return err == nil && slices.ContainsFunc(keys, func(key jose.JSONWebKey) bool {
+		return slices.ContainsFunc(algs, func(alg jose.SignatureAlgorithm) bool { return fits(&key, alg) })
+	})
 }
 
 // readGrants reads what the client may ask for. A response type and the grant that it belongs to
@@ -339,7 +366,10 @@ func (m *clientMetadata) readAnswers(c *storage.Client) {
 	signing := algorithmNames(signingAlgorithms())
 	c.IDTokenAlg = m.oneOf("id_token_signed_response_alg", string(jose.RS256), signing...)
 	c.UserinfoAlg = m.oneOf("userinfo_signed_response_alg", "", signing...)
-	c.RequireDPoP = m.flag("dpop_bound_access_tokens")
+	// A token in front comes without a proof, so that it could be bound to nothing.
+	if c.RequireDPoP = m.flag("dpop_bound_access_tokens"); c.RequireDPoP && slices.ContainsFunc(c.ResponseTypes, tokenInFront) {
+		m.refuse(invalidMetadata("A client with dpop_bound_access_tokens has no response type with token."))
+	}
 	c.PostLogoutRedirectURIs = m.uris("post_logout_redirect_uris", CheckRedirectURI)
 	c.BackchannelLogoutURI = m.uri("backchannel_logout_uri", CheckBackchannelLogoutURI)
 	c.BackchannelLogoutSessionRequired = m.flag("backchannel_logout_session_required")
@@ -363,6 +393,9 @@ func (p *Provider) readRequests(m *clientMetadata, c *storage.Client) {
 	c.RequireAuthTime = m.flag("require_auth_time")
 	c.DefaultACRValues = m.list("default_acr_values", mostClientWords, longestClientText)
 }
+
+// tokenInFront reports whether a response type brings an access token by way of the browser.
+func tokenInFront(kind string) bool { return slices.Contains(strings.Fields(kind), "token") }
 
 // readSubjects reads what the client knows people by. What sector_identifier_uri leads to is read
 // by checkSector.

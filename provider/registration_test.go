@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/qrgrant/qrgrant/provider"
@@ -118,6 +119,12 @@ func TestRegistrationRefusesBadMetadata(t *testing.T) {
 	t.Parallel()
 	s := openServer(t, func(c *provider.Config) { c.Hybrid, c.Pairwise = true, true })
 	const metadata, redirect = "invalid_client_metadata", "invalid_redirect_uri"
+	signs := func(alg string, keys ...*assertionKey) jsonObject {
+		return with(jsonObject{
+			"token_endpoint_auth_method": "private_key_jwt", "token_endpoint_auth_signing_alg": alg, "jwks": json.RawMessage(jwksOf(t, keys...)),
+		})
+	}
+	p256, p384 := newAssertionKey(t, jose.ES256, "k1"), newAssertionKey(t, jose.ES384, "k2")
 	rows := []struct {
 		name string
 		body any
@@ -148,6 +155,13 @@ func TestRegistrationRefusesBadMetadata(t *testing.T) {
 		{"an unknown way to authenticate", with(jsonObject{"token_endpoint_auth_method": "tls_client_auth"}), metadata},
 		{"a key without a key", with(jsonObject{"token_endpoint_auth_method": "private_key_jwt"}), metadata},
 		{"keys that are none", with(jsonObject{"jwks": jsonObject{"keys": []any{}}}), metadata},
+		{"keys on another curve than the algorithm's", signs("ES256", p384), metadata},
+		{"keys of another kind than the algorithm's", signs("RS256", p256, p384), metadata},
+		{"keys that are for another algorithm", with(jsonObject{
+			"token_endpoint_auth_method": "private_key_jwt",
+			"jwks":                       jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: newAssertionKey(t, jose.PS256, "").private.Public(), Algorithm: "PS512"}}},
+		}), metadata},
+		{"tokens in front that are to be bound", with(jsonObject{"dpop_bound_access_tokens": true, "response_types": []string{"code", "code token"}}), metadata},
 		{"keys over http", with(jsonObject{"jwks_uri": "http://rp.example/jwks"}), metadata},
 		{"ID tokens without a signature", with(jsonObject{"id_token_signed_response_alg": "none"}), metadata},
 		{"an unknown signature", with(jsonObject{"userinfo_signed_response_alg": "HS256"}), metadata},
@@ -179,6 +193,31 @@ func TestRegistrationRefusesBadMetadata(t *testing.T) {
 				t.Errorf("%d %s, want %s", reply.Status, reply.Body, row.want)
 			}
 		})
+	}
+}
+
+// Without an algorithm the keys say which is meant.
+func TestRegistrationNamesTheAlgorithmOfTheKeys(t *testing.T) {
+	t.Parallel()
+	s := openServer(t, func(c *provider.Config) { c.Hybrid = true })
+	p256, p384, rsa := newAssertionKey(t, jose.ES256, "k1"), newAssertionKey(t, jose.ES384, "k2"), newAssertionKey(t, jose.RS256, "k3")
+	for name, row := range map[string]struct {
+		keys []*assertionKey
+		want string
+	}{
+		"P-384":           {[]*assertionKey{p384}, "ES384"},
+		"P-384 and P-256": {[]*assertionKey{p384, p256}, ""},
+		"RSA":             {[]*assertionKey{rsa}, "RS256"},
+		"RSA and P-384":   {[]*assertionKey{rsa, p384}, ""},
+	} {
+		client := registered(t, s, with(jsonObject{
+			"token_endpoint_auth_method": "private_key_jwt", "jwks": json.RawMessage(jwksOf(t, row.keys...)),
+			// What comes in front is no token here.
+			"dpop_bound_access_tokens": true, "response_types": []string{"code id_token"},
+		}))
+		if got := client.Text("token_endpoint_auth_signing_alg"); got != row.want {
+			t.Errorf("%s: %q, want %q", name, got, row.want)
+		}
 	}
 }
 
