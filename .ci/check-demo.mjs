@@ -9,7 +9,7 @@ assert.ok(Array.isArray(demo.steps), 'steps is a list')
 assert.equal(demo.steps.length, 14, 'the fourteen steps')
 assert.ok(demo.steps.every((step) => step && (typeof step === 'string' || typeof step === 'object')))
 assert.equal(demo.grant_type, 'urn:qrgrant:params:oauth:grant-type:qr_code')
-assert.equal(demo.token_type.toLowerCase(), 'bearer')
+assert.equal(demo.token_type, 'DPoP')
 assert.ok(Number.isInteger(demo.elapsed_ms) && demo.elapsed_ms > 0, `elapsed_ms is ${demo.elapsed_ms}`)
 
 const claims = demo.id_token_claims

@@ -205,7 +205,7 @@ func (p telephone) try(path string, body map[string]any) *providertest.Reply {
 func (p telephone) scan(page *chromium.Page) *providertest.Reply {
 	p.t.Helper()
 	// On a slow machine the page asks for the next frame just as the phone takes this one off it.
-	page.Expect(p.Issuer + "/login/qr.svg")
+	page.Expect(p.Issuer + "/login/qr.")
 	payload := page.DecodeQR("#qr-image")
 	if !strings.HasPrefix(payload, p.Issuer+"/Q#1") {
 		p.t.Fatalf("the code says %q", payload)
