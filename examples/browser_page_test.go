@@ -212,21 +212,25 @@ func TestBrowserLeaving(t *testing.T) {
 	b := openShop(t, providertest.Options{HTTP: true}, nil)
 	phone, p := b.telephone(), b.visit(chromium.PageOptions{})
 	p.WaitVisible("#qr-clock")
-	for name, way := range map[string][2]string{
-		"left":   {`dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))`, `dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))`},
-		"hidden": {hide, unhide},
+	// In this order, for the last one ends the sign-in.
+	for _, way := range []struct {
+		out, back string
+		last      bool
+	}{
+		{out: `dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))`, back: `dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))`},
+		{out: hide, back: unhide, last: true},
 	} {
 		chromium.Eval[bool](p, watchRequests)
 		p.WaitFor("asked.length === 1 && !asked[0].aborted")
-		chromium.Eval[bool](p, way[0])
+		chromium.Eval[bool](p, way.out)
 		p.WaitFor("asked[0].aborted")
-		if name == "left" {
-			chromium.Eval[bool](p, way[1])
+		if !way.last {
+			chromium.Eval[bool](p, way.back)
 			p.WaitFor("asked.length === 2 && !asked[1].aborted")
 			continue
 		}
 		scan := phone.scan(p)
-		chromium.Eval[bool](p, way[1])
+		chromium.Eval[bool](p, way.back)
 		p.WaitVisible("#check-code")
 		phone.decide(scan, "deny", "")
 		p.WaitText("denied or stopped")
