@@ -52,7 +52,7 @@ func clientAddVerb() verb {
 			flags.StringVar(&c.AuthMethod, "auth-method", "", "`METHOD` it authenticates with: client_secret_basic, client_secret_post or none;\nprivate_key_jwt follows from its keys (default basic or post)")
 			jwks := flags.String("jwks", "", "`FILE` of its public keys, a JWK set in JSON")
 			flags.StringVar(&c.JWKSURI, "jwks-uri", "", "`URL` where its public keys are read")
-			flags.StringVar(&c.AuthAlg, "auth-alg", "", "`ALG` it signs with, which RS256 needs (default ES256, PS256 or EdDSA)")
+			flags.StringVar(&c.AuthAlg, "auth-alg", "", "`ALG` it signs with, which RS256 and ES384 need (default ES256, PS256 or EdDSA)")
 			flags.BoolVar(&c.RequirePAR, "require-par", false, "refuse authorization requests that it has not pushed")
 			flags.BoolVar(&c.RequireDPoP, "require-dpop", false, "bind every token of it to a key")
 			flags.StringVar(&c.AccessTokenFormat, "access-token-format", "", "`FORMAT` of its access tokens, opaque or jwt (default opaque)")

@@ -21,8 +21,12 @@ func authMethods() []string {
 	return []string{authBasic, authPost, storage.AuthPrivateKeyJWT, authNone}
 }
 
-// clientAlgs are what clients may sign with.
-func clientAlgs() []string { return []string{"ES256", "PS256", "EdDSA", "Ed25519", "RS256"} }
+// assertionAlgs are what clients may sign assertions with, requestObjectAlgs request objects.
+func assertionAlgs() []string {
+	return []string{"ES256", "ES384", "PS256", "EdDSA", "Ed25519", "RS256"}
+}
+
+func requestObjectAlgs() []string { return []string{"ES256", "PS256", "EdDSA", "Ed25519", "RS256"} }
 
 // public reports whether the client can prove nothing about itself.
 func (c *clientConfig) public() bool { return !c.secret() && c.AuthMethod != storage.AuthPrivateKeyJWT }
@@ -82,7 +86,7 @@ func (c *clientConfig) keyFaults() []fault {
 
 func unfitKey(alg string) string {
 	if alg == "" {
-		return "no key in jwks is for ES256, PS256 or EdDSA; RS256 has to be named with auth_alg: RS256"
+		return "no key in jwks is for ES256, PS256 or EdDSA; RS256 and ES384 have to be named with auth_alg"
 	}
 	return fmt.Sprintf("no key in jwks is for %s, which auth_alg names", alg)
 }
@@ -98,9 +102,9 @@ func fitsKey(jwks []byte, alg string) bool {
 	}
 	for _, key := range set.Keys {
 		for _, of := range []struct{ alg, kty, crv string }{
-			{"ES256", "EC", "P-256"}, {"PS256", "RSA", ""}, {"EdDSA", "OKP", "Ed25519"}, {"Ed25519", "OKP", "Ed25519"}, {"RS256", "RSA", ""},
+			{"ES256", "EC", "P-256"}, {"ES384", "EC", "P-384"}, {"PS256", "RSA", ""}, {"EdDSA", "OKP", "Ed25519"}, {"Ed25519", "OKP", "Ed25519"}, {"RS256", "RSA", ""},
 		} {
-			asked := of.alg == alg || alg == "" && of.alg != "RS256"
+			asked := of.alg == alg || alg == "" && of.alg != "RS256" && of.alg != "ES384"
 			if asked && key.Kty == of.kty && key.Crv == of.crv && (key.Alg == "" || key.Alg == of.alg) && (key.Use == "" || key.Use == "sig") {
 				return true
 			}

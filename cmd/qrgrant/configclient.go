@@ -47,10 +47,10 @@ func (c *clientConfig) choiceFaults() []fault {
 	found.choice("userinfo_alg", c.UserinfoAlg, "ES256", "RS256", "EdDSA")
 	found.choice("qr.user_code", c.QR.UserCode, "compare", "type")
 	found.choice("auth_method", c.AuthMethod, authMethods()...)
-	found.choice("auth_alg", c.AuthAlg, clientAlgs()...)
+	found.choice("auth_alg", c.AuthAlg, assertionAlgs()...)
 	found.choice("assertion_audience", c.AssertionAudience, "issuer", storage.AudienceEndpoint)
 	found.choice("access_token_format", c.AccessTokenFormat, "opaque", "jwt")
-	found.choice("request_object_alg", c.RequestObjectAlg, clientAlgs()...)
+	found.choice("request_object_alg", c.RequestObjectAlg, requestObjectAlgs()...)
 	found.choice("application_type", c.ApplicationType, "web", "native")
 	found.choice("subject_type", c.SubjectType, "public", "pairwise")
 	return found

@@ -38,7 +38,7 @@ const serveDetail = `    The server. Give it a certificate with --tls-cert and -
           scopes: [openid, qr:approve]
         - id: bank                        # what more a client can be asked to do
           auth_method: private_key_jwt    # or client_secret_basic, client_secret_post, none
-          auth_alg: ES256                 # or PS256, EdDSA; RS256 has to be named
+          auth_alg: ES256                 # or PS256, EdDSA; RS256, ES384 have to be named
           assertion_audience: issuer      # endpoint accepts the URL of the endpoint too
           jwks_uri: https://bank.example/jwks.json   # or jwks: {keys: [...]}
           redirect_uris: [https://bank.example/callback]
