@@ -2,14 +2,19 @@ package main_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	qrgrant "github.com/qrgrant/qrgrant/cmd/qrgrant"
@@ -30,6 +35,7 @@ func TestClientScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"spawn": spawn, "await": await, "unsaid": unsaid, "signal": sendSignal, "ended": ended, "oneline": oneLine,
 			"hashed":    hashed,
+			"keyed":     keyed,
 			"enrol":     enrol,
 			"record":    record,
 			"grant":     grant,
@@ -46,6 +52,24 @@ func hashed(ts *testscript.TestScript, _ bool, args []string) {
 	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(token))); sum != want {
 		ts.Fatalf("%s is not the hash of the token", sum)
 	}
+}
+
+// keyed FILE CONFIG checks what client-key has printed and appends its public key, a line as it
+// stands there, to the last client of a configuration.
+func keyed(ts *testscript.TestScript, _ bool, args []string) {
+	block, rest := pem.Decode([]byte(ts.ReadFile(args[0])))
+	if block == nil {
+		ts.Fatalf("no private key")
+	}
+	private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	ts.Check(err)
+	_, encoded, _ := strings.Cut(strings.TrimSpace(string(rest)), "[")
+	var public jose.JSONWebKey
+	ts.Check(public.UnmarshalJSON([]byte(strings.TrimSuffix(encoded, "]}"))))
+	if holder, ok := private.(*ecdsa.PrivateKey); !ok || !holder.PublicKey.Equal(public.Key) || public.KeyID == "" {
+		ts.Fatalf("not a pair: %s", rest)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), append([]byte(ts.ReadFile(args[1])), "    "+string(rest)...), 0o600))
 }
 
 // enrol DB ID registered|metadata stores a client as if it had registered itself.

@@ -53,7 +53,7 @@ func verbs() []verb {
 		serveVerb(),
 		loginVerb(),
 		phoneVerb(),
-		hashPasswordVerb(), initialTokenVerb(),
+		hashPasswordVerb(), initialTokenVerb(), clientKeyVerb(),
 		configCheckVerb(),
 		userAddVerb(), userPasswdVerb(), userListVerb(), userDisableVerb(),
 		clientAddVerb(), clientListVerb(), clientDisableVerb(), clientRemoveVerb(),
