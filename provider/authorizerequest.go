@@ -68,10 +68,16 @@ func (req *authorizeRequest) asked() []string { return req.claims.scopes(req.sco
 // clientOf returns the client of an authorization request. Every way of making one comes by here.
 func (p *Provider) clientOf(ctx context.Context, id string) (fositestore.Client, error) {
 	client, err := p.tokens.Client(ctx, id)
-	if errors.Is(err, fosite.ErrNotFound) {
+	switch {
+	case errors.Is(err, errDocumentRefused):
+		return fositestore.Client{}, invalidRequest("The description of this client cannot be used.")
+	case errors.Is(err, fosite.ErrNotFound):
 		return fositestore.Client{}, invalidRequest("The client is not known here.")
-	}
-	if err != nil {
+	case errors.Is(err, errDocumentUnread):
+		unread := unavailable(err)
+		unread.description = "The description of this client could not be read."
+		return fositestore.Client{}, unread
+	case err != nil:
 		return fositestore.Client{}, unavailable(err)
 	}
 	return client, nil

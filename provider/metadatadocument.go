@@ -80,8 +80,24 @@ func (p *Provider) newDocuments() *documents {
 	}
 }
 
-// errNetworkSpent is why a document was not looked for.
-var errNetworkSpent = errors.New("provider: too many documents were asked for from this network")
+var (
+	// errNetworkSpent is why a document was not looked for.
+	errNetworkSpent = errors.New("provider: too many documents were asked for from this network")
+	// errDocumentRefused says that a document was read and is nothing to use, errDocumentUnread
+	// that it could not be read. Why is in the log.
+	errDocumentRefused = errors.New("provider: the metadata document of a client was refused")
+	errDocumentUnread  = errors.New("provider: the metadata document of a client could not be read")
+)
+
+// ofDocuments reports whether an error is about the document of a client, which anybody can cause.
+func ofDocuments(err error) bool {
+	return errors.Is(err, errDocumentUnread) || errors.Is(err, errNetworkSpent)
+}
+
+// documentFault says what is wrong with a document, as the log has it after "because".
+type documentFault string
+
+func (f documentFault) Error() string { return "provider: " + string(f) }
 
 type discoveryKey struct{}
 
@@ -157,10 +173,50 @@ func (d *documents) look(ctx context.Context, id string, stored *storage.Client,
 	// Others wait for it too: it goes on when the one who asked first hangs up.
 	ctx = context.WithoutCancel(ctx)
 	doc := d.readNow(ctx, id, address)
+	d.tell(ctx, doc)
 	if err := d.note(ctx, doc, stored); err != nil {
 		return nil, err
 	}
 	return d.answer(doc)
+}
+
+// tell notes for the operator why a document is no client: the client only hears that it is none.
+// Nothing in it is the words of whoever serves the document.
+func (d *documents) tell(ctx context.Context, doc *document) {
+	switch {
+	case doc.failed == nil, errors.Is(doc.failed, errNetworkSpent), errors.Is(doc.failed, fetch.ErrBusy):
+		return // nothing is wrong, or nobody was asked
+	case errors.Is(doc.failed, fetch.ErrRefused):
+		d.logger.InfoContext(ctx, "the metadata document of a client was refused", "client_id", doc.id, "reason", documentReason(doc.failed))
+	default:
+		d.logger.InfoContext(ctx, "the metadata document of a client could not be read", "client_id", doc.id, "reason", documentReason(doc.failed))
+	}
+}
+
+// documentReason is the fixed sentence for what was wrong.
+func documentReason(err error) string {
+	var metadata *oauthError
+	var content *form.Fault
+	var fault documentFault
+	var network *url.Error
+	refused := errors.Is(err, fetch.ErrRefused)
+	switch {
+	case errors.As(err, &metadata):
+		return metadata.description
+	case errors.As(err, &content):
+		return content.Sentence
+	case errors.As(err, &fault):
+		return string(fault)
+	case errors.As(err, &network) && refused:
+		return "its server is in a private network"
+	case errors.As(err, &network):
+		return "its server cannot be reached over TLS"
+	case errors.Is(err, fetch.ErrGone):
+		return "nothing is there: the status is 404 or 410"
+	case refused:
+		return fmt.Sprintf("the answer is not one with the status 200, of application/json and of at most %d bytes", documentBody)
+	}
+	return "its server is slow, or answers with a failure of its own"
 }
 
 // readNow reads a document, on the account of a network.
@@ -257,10 +313,13 @@ func (d *documents) answer(doc *document) (*storage.Client, error) {
 		c := *doc.client
 		return &c, nil
 	}
-	if errors.Is(doc.failed, fetch.ErrRefused) {
-		return nil, fmt.Errorf("%w: %w", storage.ErrNotFound, doc.failed)
+	switch {
+	case errors.Is(doc.failed, fetch.ErrRefused):
+		return nil, fmt.Errorf("%w: %w", storage.ErrNotFound, errDocumentRefused)
+	case errors.Is(doc.failed, errNetworkSpent), errors.Is(doc.failed, fetch.ErrBusy):
+		return nil, doc.failed
 	}
-	return nil, doc.failed
+	return nil, fmt.Errorf("%w: %w", errDocumentUnread, doc.failed)
 }
 
 // note brings the row of a client that is stored up to date with its document: changed keys and
@@ -324,17 +383,17 @@ func (d *documents) parse(id string, body []byte) (*storage.Client, error) {
 	var named string
 	m.decode("client_id", &named)
 	if named != id {
-		return nil, errors.New("provider: the document is that of another client")
+		return nil, documentFault("its client_id is not the address it was read at")
 	}
 	if m.has("client_secret") || m.has("client_secret_expires_at") {
-		return nil, errors.New("provider: the document has a secret in it")
+		return nil, documentFault("it has a secret in it, or when one ends")
 	}
 	c, err := d.read(m, authNone, storage.AuthPrivateKeyJWT)
 	if err != nil {
 		return nil, err
 	}
 	if c.SectorIdentifierURI != "" {
-		return nil, errors.New("provider: the document names a sector elsewhere")
+		return nil, documentFault("it has a sector_identifier_uri")
 	}
 	c.ID, c.Source = id, storage.ClientMetadata
 	return c, nil

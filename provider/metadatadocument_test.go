@@ -255,6 +255,64 @@ func TestBadMetadataDocuments(t *testing.T) {
 	}
 }
 
+// Who develops a client sees that it was the document, and the operator why; nobody can make the
+// server report failures of its own by that.
+func TestMetadataDocumentThatIsNoneIsExplained(t *testing.T) {
+	t.Parallel()
+	const refused, unread = "The description of this client cannot be used.", "The description of this client could not be read."
+	object := func(changes jsonObject) func(*describedApp) {
+		return func(a *describedApp) { a.describe(changes, "") }
+	}
+	answers := func(status int) func(*describedApp) {
+		return func(a *describedApp) {
+			a.become(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		}
+	}
+	for name, row := range map[string]struct {
+		document       func(*describedApp)
+		page, reason   string
+		status         int
+		privateNetwork bool
+	}{
+		"the id of another": {document: object(jsonObject{"client_id": "https://other.example/"}), status: 400, page: refused, reason: "its client_id is not the address it was read at"},
+		"a secret":          {document: object(jsonObject{"client_secret": "known"}), status: 400, page: refused, reason: "it has a secret in it, or when one ends"},
+		"a sector":          {document: object(jsonObject{"sector_identifier_uri": "https://o.example/"}), status: 400, page: refused, reason: "it has a sector_identifier_uri"},
+		"bad metadata":      {document: object(jsonObject{"redirect_uris": nil}), status: 400, page: refused, reason: "The redirect_uris are missing or too many."},
+		"no JSON":           {document: func(a *describedApp) { a.become(hostile.Document("application/json", []byte("<x>"))) }, status: 400, page: refused, reason: "The body is not a JSON object."},
+		"a page":            {document: func(a *describedApp) { a.become(hostile.Document("text/html", []byte("{}"))) }, status: 400, page: refused, reason: "the answer is not one with the status 200"},
+		"nothing":           {document: answers(404), status: 400, page: refused, reason: "nothing is there"},
+		"a failure":         {document: answers(500), status: 503, page: unread, reason: "its server is slow, or answers with a failure"},
+		"a broken connection": {document: func(a *describedApp) {
+			a.become(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+		}, status: 503, page: unread, reason: "its server cannot be reached"},
+		"in a private network": {document: object(nil), privateNetwork: true, status: 400, page: refused, reason: "its server is in a private network"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			app, log := newDescribedApp(t), &logbook{}
+			row.document(app)
+			s := providertest.NewServer(t, providertest.Options{Logger: log.logger(), Change: func(c *provider.Config) {
+				c.ClientMetadata, c.FetchRoots = true, hostile.Roots(t)
+				if !row.privateNetwork {
+					c.FetchNetworks = hostile.Networks()
+				}
+			}})
+			reply := app.open(s)
+			if reply.Status != row.status || !strings.Contains(reply.Body, row.page) {
+				t.Errorf("%d %s", reply.Status, reply.Body)
+			}
+			said := log.text()
+			if !strings.Contains(said, `"client_id":"`+app.id+`","reason":"`+row.reason) || strings.Contains(said, `"level":"ERROR"`) || strings.Contains(said, "other.example") {
+				t.Errorf("the log: %s", said)
+			}
+			// What is known of it is not told again.
+			if app.open(s); strings.Count(log.text(), `"reason":`) != 1 {
+				t.Errorf("the log: %s", log.text())
+			}
+		})
+	}
+}
+
 func TestHostileMetadataServers(t *testing.T) {
 	t.Parallel()
 	app := newDescribedApp(t)

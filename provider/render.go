@@ -179,7 +179,7 @@ func (p *Provider) errorPage(w http.ResponseWriter, r *http.Request, err error) 
 	e := tokenError(err)
 	id := rand.Text()[:12]
 	level := slog.LevelInfo
-	if e.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+	if e.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) && !ofDocuments(err) {
 		level = slog.LevelError
 	}
 	p.config.Logger.Log(r.Context(), level, "error page shown", "error_id", id, "path", r.URL.Path, "error", err)

@@ -91,8 +91,11 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	if s.config.Described != nil && (err == nil || errors.Is(err, storage.ErrNotFound)) {
 		c, err = s.config.Described(ctx, id, c)
 	}
-	if errors.Is(err, storage.ErrNotFound) || err == nil && c.Disabled {
-		return Client{}, fosite.ErrNotFound.WithWrap(storage.ErrNotFound)
+	if err == nil && c.Disabled {
+		err = storage.ErrNotFound
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return Client{}, fosite.ErrNotFound.WithWrap(err)
 	}
 	if err != nil {
 		return Client{}, err
