@@ -31,7 +31,7 @@ type bearerError struct {
 	code, description string
 	// scheme is the one that failed; empty when there was no token, which challenges with both.
 	scheme string
-	// bound says that the token would be good with a proof.
+	// bound says that the token needs a proof, whatever else it lacks.
 	bound bool
 	scope string
 }
@@ -48,6 +48,13 @@ func (s sentToken) refused(err error) error {
 		return invalidToken(s.scheme)
 	}
 	return err
+}
+
+// forAnother is the answer to a token that says it is for other servers alone.
+func (s sentToken) forAnother(grant *fositestore.Grant) error {
+	refused := invalidToken(s.scheme)
+	refused.description, refused.bound = "The access token is not for this server.", grant.Facts.JKT != ""
+	return refused
 }
 
 // lacksOpenID is the answer to a token that says nothing of a person (OpenID Connect Core §5.3).

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,6 +125,20 @@ func TestTokenForOthersIsNoGoodAtUserinfo(t *testing.T) {
 		}
 		if !row.good {
 			wantError(t, reply, http.StatusUnauthorized, "invalid_token")
+			if reply.Text("error_description") != "The access token is not for this server." || len(reply.Header.Values("WWW-Authenticate")) != 1 {
+				t.Errorf("%s %q", reply.Body, reply.Header.Values("WWW-Authenticate"))
+			}
+		}
+	}
+	// One that is bound says so in either case.
+	p := newProver(t, s)
+	for _, resource := range []string{jwtAPI, s.Issuer} {
+		tokens := tokensOf(t, p.token("jwt", codeForm(t, s, "jwt", "openid", url.Values{"resource": {resource}})))
+		reply := s.Bearer(t.Context(), "/userinfo", tokens.AccessToken)
+		wantError(t, reply, http.StatusUnauthorized, "invalid_token")
+		got := reply.Header.Values("WWW-Authenticate")
+		if len(got) != 2 || !strings.HasPrefix(got[0], "Bearer ") || got[1] != `DPoP realm="qrgrant", algs="ES256 ES384 EdDSA Ed25519 PS256"` {
+			t.Errorf("for %s: %q", resource, got)
 		}
 	}
 }

@@ -65,13 +65,14 @@ func (p *Provider) presentedToken(w http.ResponseWriter, r *http.Request) (*fosi
 		return nil, fositestore.Client{}, sent.refused(err)
 	case grant.Kind != storage.TokenAccess || grant.Subject == "":
 		return nil, fositestore.Client{}, sent.refused(storage.ErrNotFound)
-	case len(grant.Audience) > 0 && !slices.Contains(grant.Audience, p.config.Issuer):
-		// It is for other resource servers, any of which could bring it here (RFC 9068 §4).
-		return nil, fositestore.Client{}, sent.refused(storage.ErrNotFound)
 	}
-	// Script must be able to read why its proof was refused.
+	// Script must be able to read why its token or its proof was refused.
 	if err := p.answerReadableFor(r.Context(), grant.ClientID); err != nil {
 		return nil, fositestore.Client{}, err
+	}
+	if len(grant.Audience) > 0 && !slices.Contains(grant.Audience, p.config.Issuer) {
+		// It is for other resource servers, any of which could bring it here (RFC 9068 §4).
+		return nil, fositestore.Client{}, sent.forAnother(grant)
 	}
 	// The proof comes first: a token in the wrong hands has not arrived (active).
 	if err := p.proveToken(w, r, sent, grant); err != nil {
