@@ -137,6 +137,9 @@ func (p *Provider) proveToken(w http.ResponseWriter, r *http.Request, sent sentT
 // no other, because clients look for their nonce in an answer with one challenge.
 func (e *bearerError) challenges() []string {
 	said := []string{"realm", "qrgrant", "error", e.code, "error_description", e.description, "scope", e.scope}
+	if e.code == "" {
+		said = said[:2] // whoever sent no token is told in the body, if at all (RFC 6750 §3.1)
+	}
 	proof := []string{"realm", "qrgrant", "algs", strings.Join(dpop.Algorithms(), " ")}
 	switch {
 	case e.scheme == "":

@@ -215,6 +215,7 @@ func (p *Provider) registration(w http.ResponseWriter, r *http.Request) {
 			p.writeRegistrationError(w, r, unavailable(err))
 			return
 		}
+		p.config.Logger.InfoContext(r.Context(), "a client has removed its registration", "client_id", c.ID)
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -256,6 +257,7 @@ func (p *Provider) replaceRegistration(w http.ResponseWriter, r *http.Request, o
 		p.writeRegistrationError(w, r, err)
 		return
 	}
+	p.config.Logger.InfoContext(r.Context(), "a client has changed its registration", "client_id", c.ID)
 	p.writeClient(w, http.StatusOK, c, soleBearer(r), secret)
 }
 

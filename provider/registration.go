@@ -228,7 +228,11 @@ func (p *Provider) mayRegister(r *http.Request) error {
 		}
 		return nil
 	}
-	sum := sha256.Sum256([]byte(soleBearer(r)))
+	sent := soleBearer(r)
+	if sent == "" {
+		return &bearerError{status: http.StatusUnauthorized, scheme: schemeBearer, description: "Send an initial access token as Bearer."}
+	}
+	sum := sha256.Sum256([]byte(sent))
 	match := 0
 	for _, token := range p.config.Registration.InitialTokens {
 		match |= subtle.ConstantTimeCompare(sum[:], token[:])
@@ -239,8 +243,8 @@ func (p *Provider) mayRegister(r *http.Request) error {
 	return nil
 }
 
-// badRegistrationToken says the same of a wrong token, of none, and of a client that is not there
-// (RFC 7592 §2.1).
+// badRegistrationToken says the same of a wrong token and, of a client's registration, of none and
+// of a client that is not there (RFC 7592 §2.1).
 func badRegistrationToken() error {
 	return &bearerError{
 		status: http.StatusUnauthorized, scheme: schemeBearer, code: "invalid_token", description: "The registration needs another token.",

@@ -320,7 +320,12 @@ func TestRegistrationWithAnInitialToken(t *testing.T) {
 	s := providertest.NewServer(t, providertest.Options{Change: func(c *provider.Config) {
 		c.Registration.InitialTokens = [][32]byte{sha256.Sum256([]byte(other)), sha256.Sum256([]byte(token))}
 	}})
-	for name, sent := range map[string]string{"none": "", "a wrong one": "wrong", "an access token": s.ApproverToken(t.Context())} {
+	none := sendJSON(t.Context(), t, s, http.MethodPost, "/register", "", with(nil))
+	if none.Status != http.StatusUnauthorized || none.Body != `{"error_description":"Send an initial access token as Bearer."}` ||
+		!cmp.Equal(none.Header.Values("WWW-Authenticate"), []string{`Bearer realm="qrgrant"`}) {
+		t.Errorf("none: %d %q %s", none.Status, none.Header.Values("WWW-Authenticate"), none.Body)
+	}
+	for name, sent := range map[string]string{"a wrong one": "wrong", "an access token": s.ApproverToken(t.Context())} {
 		reply := sendJSON(t.Context(), t, s, http.MethodPost, "/register", sent, with(nil))
 		challenge := reply.Header.Get("WWW-Authenticate")
 		if reply.Status != http.StatusUnauthorized || reply.Text("error") != "invalid_token" || !strings.HasPrefix(challenge, "Bearer ") {
@@ -336,7 +341,8 @@ func TestRegistrationWithAnInitialToken(t *testing.T) {
 
 func TestRegistrationManagement(t *testing.T) {
 	t.Parallel()
-	s := openServer(t, nil)
+	log := &logbook{}
+	s := openServer(t, func(c *provider.Config) { c.Logger = log.logger() })
 	client := registered(t, s, with(jsonObject{"client_name": "Before", "initiate_login_uri": "https://rp.example/start"}))
 	id, token, secret := client.Text("client_id"), client.Text("registration_access_token"), client.Text("client_secret")
 	path := "/register/" + id
@@ -376,8 +382,14 @@ func TestRegistrationManagement(t *testing.T) {
 	if reply.Status != http.StatusOK || reply.Text("client_secret") == "" || reply.Text("client_secret") == secret {
 		t.Errorf("PUT: %d %s", reply.Status, reply.Body)
 	}
+	if logged := strings.Count(log.text(), `"msg":"a client has changed its registration","client_id":"`+id+`"}`); logged != 3 {
+		t.Errorf("%d changes are in the log: %s", logged, log.text())
+	}
 	if reply := do(http.MethodPatch, token, nil); reply.Status != http.StatusMethodNotAllowed || reply.Header.Get("Allow") != "DELETE, GET, PUT" {
 		t.Errorf("PATCH: %d %v", reply.Status, reply.Header)
+	}
+	if do(http.MethodDelete, token, nil); !strings.Contains(log.text(), `"msg":"a client has removed its registration","client_id":"`+id+`"}`) {
+		t.Errorf("the removal is not in the log: %s", log.text())
 	}
 }
 
