@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +31,7 @@ type admin struct {
 	config func() *configFile
 	// endings end what a change is to keep people from.
 	endings endings
+	logger  *slog.Logger
 }
 
 // adminUser is a person as the admin API shows and takes one; a hash is never shown.
@@ -235,7 +237,11 @@ func (a *admin) addClient(r *http.Request) (any, error) {
 		}
 		return nil, err
 	}
-	return adminClient{ID: given.ID}, a.store.PutClient(r.Context(), given.record(noVariables))
+	if err := a.store.PutClient(r.Context(), given.record(noVariables)); err != nil {
+		return nil, err
+	}
+	a.logger.InfoContext(r.Context(), "a client was added", "client_id", given.ID)
+	return adminClient{ID: given.ID}, nil
 }
 
 func (a *admin) disableClient(r *http.Request) (any, error) {
@@ -250,6 +256,11 @@ func (a *admin) disableClient(r *http.Request) (any, error) {
 	if err := a.store.UpdateClient(r.Context(), id, switchedTo(given.Disabled)); err != nil {
 		return nil, err
 	}
+	message := "a client was switched on"
+	if given.Disabled {
+		message = "a client was switched off"
+	}
+	a.logger.InfoContext(r.Context(), message, "client_id", id)
 	return adminClient{ID: id, Disabled: given.Disabled}, a.endings.RevokeClientTokens(r.Context(), id)
 }
 
@@ -272,7 +283,11 @@ func (a *admin) removeClient(r *http.Request) (any, error) {
 	if err := a.store.UpdateClient(ctx, id, switchedTo(true)); err != nil {
 		return nil, err
 	}
-	return adminClient{ID: id}, provider.RemoveClient(ctx, a.store, id, time.Now())
+	if err := provider.RemoveClient(ctx, a.store, id, time.Now()); err != nil {
+		return nil, err
+	}
+	a.logger.InfoContext(ctx, "a client was removed", "client_id", id)
+	return adminClient{ID: id}, nil
 }
 
 // sourceName is what people are told of who made a client.

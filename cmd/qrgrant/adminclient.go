@@ -64,7 +64,7 @@ func (f *adminFlags) offline(ctx context.Context, e env, method, path string, gi
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	fmt.Fprintln(e.Stderr, "no server runs; working on the file. What stands in a configuration file wins at the next start.")
-	handler := (&admin{store: store, config: func() *configFile { return nil }, endings: storedEndings{store}}).handler()
+	handler := (&admin{store: store, config: func() *configFile { return nil }, endings: storedEndings{store}, logger: slog.New(slog.DiscardHandler)}).handler()
 	return request(ctx, direct{handler}, method, path, given, answer)
 }
 

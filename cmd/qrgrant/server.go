@@ -150,7 +150,7 @@ func newServer(ctx context.Context, s serverSettings, listener net.Listener, sto
 	}
 	made.config.Store(s.config)
 	if s.adminSocket != "" {
-		made.admin, err = listenAdmin(ctx, s.adminSocket, (&admin{store: store, config: made.config.Load, endings: made.endings}).handler())
+		made.admin, err = listenAdmin(ctx, s.adminSocket, (&admin{store: store, config: made.config.Load, endings: made.endings, logger: s.logger}).handler())
 		switch {
 		case err == nil:
 		case s.adminSocket == adminSocketOf(s.db):
