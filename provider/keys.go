@@ -94,7 +94,7 @@ func openKeys(ctx context.Context, c *Config) (*keyRing, error) {
 		return nil, err
 	}
 	if len(seals) == 0 {
-		c.Logger.InfoContext(ctx, "keys are kept in the clear; Config.KeySeals seals them")
+		c.Logger.InfoContext(ctx, "private keys are kept in the clear")
 	}
 	for _, k := range keys {
 		if err := ring.add(k); err != nil {

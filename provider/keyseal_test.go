@@ -130,7 +130,7 @@ func TestKeySealLater(t *testing.T) {
 	if names := sealedBy(t, store); len(names) != 1 || names[""] != 0 {
 		t.Errorf("sealed by %v", names)
 	}
-	if !strings.Contains(log.text(), "is sealed now") || strings.Contains(log.text(), "in the clear; Config") {
+	if !strings.Contains(log.text(), "is sealed now") || strings.Contains(log.text(), "private keys are kept in the clear") {
 		t.Errorf("the log: %s", log.text())
 	}
 	// The process without a seal makes nothing in the clear any more.

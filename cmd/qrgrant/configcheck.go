@@ -23,11 +23,19 @@ func configCheckVerb() verb {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(e.Stdout, "%s: %d clients and %d users, nothing wrong\n", e.Args[0], len(config.Clients), len(config.Users))
+				fmt.Fprintf(e.Stdout, "%s: %s and %s, nothing wrong\n", e.Args[0], counted(len(config.Clients), "client"), counted(len(config.Users), "user"))
 				return nil
 			}
 		},
 	}
+}
+
+// counted puts a number before what it counts.
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // nearestKey suggests the key that a misspelt one was meant to be; empty when none is near.

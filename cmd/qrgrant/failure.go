@@ -141,6 +141,9 @@ func explainRefusal(err error) (line string, code int) {
 	case "insufficient_user_authentication":
 		return "the other device asks for a fresh sign-in; run the command again", exitDenied
 	}
+	if refusal.Code == "" && strings.HasPrefix(refusal.Description, "The redirect_uri ") {
+		return strings.TrimSuffix(refusal.Error(), ".") + "; check --redirect-uri", exitFailure
+	}
 	return refusal.Error(), exitFailure
 }
 

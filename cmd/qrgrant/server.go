@@ -126,6 +126,9 @@ func openProvider(ctx context.Context, s serverSettings, store storage.Store) (*
 	case err != nil:
 		return nil, err
 	}
+	if len(s.keySeals.keys) == 0 {
+		s.logger.Info("private keys can be sealed in the database with --key-seal-file", "variable", keySealVariable)
+	}
 	if err = taken.store(ctx, store); err == nil {
 		// The configuration may have ended sign-ins.
 		handler.TellClients()
