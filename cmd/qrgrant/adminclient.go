@@ -143,7 +143,7 @@ func request(ctx context.Context, via http.RoundTripper, method, path string, gi
 		if json.NewDecoder(resp.Body).Decode(&refused) != nil || refused.Error == "" {
 			refused.Error = "the server answered " + resp.Status
 		}
-		return errors.New(refused.Error)
+		return &adminError{resp.StatusCode, refused.Error}
 	}
 	return json.NewDecoder(resp.Body).Decode(answer)
 }

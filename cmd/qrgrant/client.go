@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/qrgrant/qrgrant/storage"
@@ -69,7 +71,7 @@ func clientAddVerb() verb {
 				}
 				var added adminClient
 				if err := f.call(ctx, e, http.MethodPost, "/clients", c, &added); err != nil {
-					return err
+					return inFlags(flags, err)
 				}
 				fmt.Fprintf(e.Stdout, "added %s\n", printable(added.ID))
 				if secret != "" {
@@ -79,6 +81,30 @@ func clientAddVerb() verb {
 			}
 		},
 	}
+}
+
+// inFlags words a refusal, which names the keys of a configuration file, with the flags that stand
+// for them. What is quoted is what was given.
+func inFlags(flags *flag.FlagSet, err error) error {
+	var refused *adminError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	named := regexp.MustCompile(`"(?:[^"\\]|\\.)*"|\b(?:jwks|[a-z]+(?:_[a-z]+)+)\b(?:: )?`).ReplaceAllStringFunc(refused.sentence, func(word string) string {
+		key, isPair := strings.CutSuffix(word, ": ")
+		name := strings.ReplaceAll(key, "_", "-")
+		if flags.Lookup(name) == nil {
+			name = strings.TrimSuffix(name, "s")
+		}
+		switch {
+		case flags.Lookup(name) == nil:
+			return word
+		case isPair:
+			return "--" + name + " "
+		}
+		return "--" + name
+	})
+	return &adminError{refused.status, named}
 }
 
 // credentials completes what the client proves itself with, and returns the secret that was made
