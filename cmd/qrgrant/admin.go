@@ -256,11 +256,11 @@ func (a *admin) disableClient(r *http.Request) (any, error) {
 	if err := a.store.UpdateClient(r.Context(), id, switchedTo(given.Disabled)); err != nil {
 		return nil, err
 	}
-	message := "a client was switched on"
 	if given.Disabled {
-		message = "a client was switched off"
+		a.logger.InfoContext(r.Context(), "a client was switched off", "client_id", id)
+	} else {
+		a.logger.InfoContext(r.Context(), "a client was switched on", "client_id", id)
 	}
-	a.logger.InfoContext(r.Context(), message, "client_id", id)
 	return adminClient{ID: id, Disabled: given.Disabled}, a.endings.RevokeClientTokens(r.Context(), id)
 }
 
