@@ -122,7 +122,7 @@ func tokenError(err error) *oauthError {
 // writeError answers a JSON endpoint with an error.
 func (p *Provider) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := tokenError(err)
-	if e.status >= http.StatusInternalServerError {
+	if e.status >= http.StatusInternalServerError && !ofDocuments(err) {
 		p.config.Logger.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
 	}
 	if e.code == dpop.CodeUseNonce {

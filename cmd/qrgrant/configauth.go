@@ -105,7 +105,7 @@ func fitsKey(jwks []byte, alg string) bool {
 			{"ES256", "EC", "P-256"}, {"ES384", "EC", "P-384"}, {"PS256", "RSA", ""}, {"EdDSA", "OKP", "Ed25519"}, {"Ed25519", "OKP", "Ed25519"}, {"RS256", "RSA", ""},
 		} {
 			asked := of.alg == alg || alg == "" && of.alg != "RS256" && of.alg != "ES384"
-			if asked && key.Kty == of.kty && key.Crv == of.crv && (key.Alg == "" || key.Alg == of.alg) && (key.Use == "" || key.Use == "sig") {
+			if asked && key.Kty == of.kty && key.Crv == of.crv && (key.Alg == "" || key.Alg == of.alg || key.Crv == "Ed25519" && (key.Alg == "EdDSA" || key.Alg == "Ed25519")) && (key.Use == "" || key.Use == "sig") {
 				return true
 			}
 		}
