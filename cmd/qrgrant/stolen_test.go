@@ -20,9 +20,9 @@ import (
 // wiretap stands between the terminal clients and the server, and copies every access token that
 // goes through.
 type wiretap struct {
-	proxy *httputil.ReverseProxy
-
 	mu sync.Mutex
+	// proxy is nil until the server is there.
+	proxy *httputil.ReverseProxy
 	// tokens are those of answers, by the client that got them; used are the headers of requests
 	// with a token, by path.
 	tokens map[string]string
@@ -30,12 +30,13 @@ type wiretap struct {
 }
 
 func (w *wiretap) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
 	if r.Header.Get("Authorization") != "" {
-		w.mu.Lock()
 		w.used[r.URL.Path] = r.Header.Clone()
-		w.mu.Unlock()
 	}
-	w.proxy.ServeHTTP(rw, r)
+	proxy := w.proxy
+	w.mu.Unlock()
+	proxy.ServeHTTP(rw, r)
 }
 
 // copied keeps the token of an answer.
@@ -101,8 +102,11 @@ users:
 	if err != nil {
 		t.Fatal(err)
 	}
-	tap.proxy = httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "127.0.0.1:" + address})
-	tap.proxy.ModifyResponse = tap.copied
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "127.0.0.1:" + address})
+	proxy.ModifyResponse = tap.copied
+	tap.mu.Lock()
+	tap.proxy = proxy
+	tap.mu.Unlock()
 
 	pc := launch(t, dir, nil, "login", "--issuer", front.URL, "--client-id", "cli", "--scope", "openid")
 	payload, err := pc.await(`QR text: (\S+)`)
