@@ -27,11 +27,12 @@ const (
 	// sessions of 20^8 codes one try in 25,000 collides.
 	codeAttempts = 8
 
-	maxText      = 64
-	maxNonce     = 512
-	maxHint      = 4096
-	maxACR       = 512
-	challengeLen = 43
+	maxText  = 64
+	maxNonce = 512
+	maxHint  = 4096
+	maxACR   = 512
+	// hashLen is the length of a SHA-256 hash in base64url.
+	hashLen = 43
 )
 
 // DeviceAuthorization answers POST /device_authorization (RFC 8628 §3.1, protocol §4): it
@@ -393,11 +394,17 @@ func bindChallenge(values url.Values, q *storage.QRSession) *TokenError {
 		return invalidRequest("A code_challenge is required.")
 	case method != "S256":
 		return invalidRequest("The code_challenge_method must be S256.")
-	case len(challenge) != challengeLen || strings.Trim(challenge, base64URLDigits) != "":
+	case !isHash(challenge):
 		return invalidRequest("The code_challenge is not a SHA-256 hash in base64url.")
 	}
 	q.Challenge = challenge
 	return nil
+}
+
+// isHash reports whether text has the form of a SHA-256 hash in base64url, as challenges and
+// thumbprints do.
+func isHash(text string) bool {
+	return len(text) == hashLen && strings.Trim(text, base64URLDigits) == ""
 }
 
 // acrCharacters can stand in a quoted string of a challenge as they are.

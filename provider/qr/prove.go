@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/ory/fosite"
 
@@ -26,9 +25,6 @@ type Proofs interface {
 
 var _ Proofs = (*dpop.Verifier)(nil)
 
-// jktLen is the length of a SHA-256 thumbprint in base64url.
-const jktLen = 43
-
 // unsupported refuses what this server would otherwise ignore: a client that asks for a bound
 // token or another audience must not get less than that without noticing.
 func (s *Server) unsupported(r *http.Request, values url.Values) *TokenError {
@@ -36,7 +32,7 @@ func (s *Server) unsupported(r *http.Request, values url.Values) *TokenError {
 	switch {
 	case s.config.Proofs == nil && (len(r.Header.Values(dpop.Header)) > 0 || named != ""):
 		return invalidRequest("DPoP is not supported by this server.")
-	case named != "" && (len(named) != jktLen || strings.Trim(named, base64URLDigits) != ""):
+	case named != "" && !isHash(named):
 		return invalidRequest("The dpop_jkt is not a SHA-256 thumbprint in base64url.")
 	case s.config.Targets == nil && values.Has("resource"):
 		// Has, because the one parameter that may be repeated may begin with an empty value.
