@@ -406,7 +406,7 @@ func (p *Provider) readSubjects(m *clientMetadata, c *storage.Client) {
 		return
 	}
 	var ok bool
-	if c.Sector, ok = sectorOf(c); c.Pairwise && !ok {
+	if c.Sector, ok = SectorOf(c); c.Pairwise && !ok {
 		m.refuse(invalidMetadata("Without a sector_identifier_uri the redirect_uris of a client with pairwise subjects have one host."))
 	}
 }

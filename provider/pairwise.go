@@ -148,8 +148,10 @@ func (p *Provider) meetsClaims(ctx context.Context, req *authorizeRequest, s *st
 	return req.claims.meets(s, subject)
 }
 
-// sectorOf returns the host that a client's pairwise subjects are of (OpenID Connect Core §8.1).
-func sectorOf(c *storage.Client) (host string, ok bool) {
+// SectorOf returns the host that a client's pairwise subjects are of (OpenID Connect Core §8.1):
+// that of its sector_identifier_uri, otherwise the one of its redirect URIs, in lower case. It is
+// false where there is none, or more than one.
+func SectorOf(c *storage.Client) (host string, ok bool) {
 	from := c.RedirectURIs
 	if c.SectorIdentifierURI != "" {
 		from = []string{c.SectorIdentifierURI}

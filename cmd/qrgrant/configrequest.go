@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrgrant/qrgrant/provider"
 	"github.com/qrgrant/qrgrant/storage"
 )
 
@@ -135,20 +136,9 @@ func (c *clientConfig) subjectFaults(server *configFile) []fault {
 	return found
 }
 
-// sector is the host whose clients share pairwise subjects (OpenID Connect Core §8.1); empty when
-// there is none, or more than one.
-func (c *clientConfig) sector() (host string) {
-	from := c.RedirectURIs
-	if c.SectorIdentifierURI != "" {
-		from = []string{c.SectorIdentifierURI}
-	}
-	for i, raw := range from {
-		u, err := url.Parse(raw)
-		if err != nil || u.Hostname() == "" || i > 0 && !strings.EqualFold(u.Hostname(), host) {
-			return ""
-		}
-		host = strings.ToLower(u.Hostname())
-	}
+// sector is the host whose clients share pairwise subjects; empty when there is none.
+func (c *clientConfig) sector() string {
+	host, _ := provider.SectorOf(&storage.Client{RedirectURIs: c.RedirectURIs, SectorIdentifierURI: c.SectorIdentifierURI})
 	return host
 }
 
