@@ -10,10 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -257,24 +254,15 @@ func (k *clientKeys) fetch(ctx context.Context, fetcher *fetch.Fetcher, uri stri
 	}
 	// A set without a key that we can use is a set all the same: its owner has withdrawn them.
 	keys, _, err = parseKeys(document.Body)
-	return keys, freshFor(document.Header), err
+	return keys, freshFor(document), err
 }
 
-// freshFor is how long an answer is good (RFC 9111 §5.2.2), within our own bounds.
-func freshFor(h http.Header) time.Duration {
-	fresh := keysFresh
-	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
-		name, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(directive)), "=")
-		switch name {
-		case "no-store", "no-cache":
-			fresh = keysFreshLeast
-		case "max-age":
-			if seconds, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
-				fresh = min(fresh, time.Duration(seconds)*time.Second)
-			}
-		}
+// freshFor is how long an answer is good, within our own bounds.
+func freshFor(document *fetch.Document) time.Duration {
+	if age, said, _ := document.Age(); said {
+		return min(max(age, keysFreshLeast), keysFresh)
 	}
-	return max(fresh, keysFreshLeast)
+	return keysFresh
 }
 
 // set returns what is known of an address. What was not asked for the longest gives way.

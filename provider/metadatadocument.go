@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -368,7 +367,7 @@ func (d *documents) fetch(ctx context.Context, id string) (*storage.Client, erro
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fetch.ErrRefused, err)
 	}
-	c.FreshUntil = d.now().Add(documentFresh(answer.Header))
+	c.FreshUntil = d.now().Add(documentFresh(answer))
 	return c, nil
 }
 
@@ -399,23 +398,16 @@ func (d *documents) parse(id string, body []byte) (*storage.Client, error) {
 	return c, nil
 }
 
-// documentFresh is for how long a document may be taken as it was (RFC 9111 §5.2.2).
-func documentFresh(h http.Header) time.Duration {
-	fresh := freshUnsaid
-	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
-		name, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(directive)), "=")
-		switch name {
-		case "no-store", "no-cache":
-			return freshAtLeast
-		case "max-age":
-			seconds, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
-			if err != nil || seconds < 0 {
-				return freshAtLeast
-			}
-			fresh = time.Duration(min(seconds, int64(freshAtMost/time.Second))) * time.Second
-		}
+// documentFresh is for how long a document may be taken as it was.
+func documentFresh(document *fetch.Document) time.Duration {
+	age, said, sound := document.Age()
+	switch {
+	case !sound:
+		return freshAtLeast
+	case !said:
+		return freshUnsaid
 	}
-	return min(max(fresh, freshAtLeast), freshAtMost)
+	return min(max(age, freshAtLeast), freshAtMost)
 }
 
 // alwaysAsked reports whether no earlier yes counts: whoever has the address of a document now

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -90,6 +91,36 @@ func New(c Config) *Fetcher {
 type Document struct {
 	Body   []byte
 	Header http.Header
+}
+
+// longestAge bounds what an answer can say of itself, so that a time.Duration holds it.
+const longestAge = 1 << 31
+
+// Age is for how long the answer says that the document is good (RFC 9111 §5.2.2): the shortest
+// max-age, and zero where it is not to be stored. said is false where it says nothing that can be
+// read, sound is false where something that it says cannot be.
+func (d *Document) Age() (age time.Duration, said, sound bool) {
+	sound = true
+	for directive := range strings.SplitSeq(strings.Join(d.Header.Values("Cache-Control"), ","), ",") {
+		name, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(directive)), "=")
+		var seconds int64
+		var err error
+		switch name {
+		case "no-store", "no-cache":
+		case "max-age":
+			seconds, err = strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
+		default:
+			continue
+		}
+		if err != nil || seconds < 0 {
+			sound = false
+			continue
+		}
+		if one := time.Duration(min(seconds, longestAge)) * time.Second; !said || one < age {
+			age, said = one, true
+		}
+	}
+	return age, said, sound
 }
 
 // Get reads the document at an https address: an answer 200 of at most limit bytes, of one of
